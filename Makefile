@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+CIFAR10 ?= ../shared/data/cifar10.tar.xz
+
+.PHONY: demo test lint format bench clean
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dev]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python examples/plot_label_efficiency.py --out demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/cifar10.py $(CIFAR10) --setting cpu
+
+clean:
+	rm -rf .venv build demo *.egg-info

@@ -1,0 +1,73 @@
+"""Context networks g_ar: latents z -> context c, seeing rows at or above their own only."""
+
+from torch import nn
+from torch.nn import functional as F
+
+__all__ = ["CONTEXTS", "PixelCNN", "make_context"]
+
+
+class _PixelCNNBlock(nn.Module):
+    """1x1, ReLU, 1x3 same, one row of padding on top, 2x1 valid, ReLU, 1x1."""
+
+    def __init__(self, latent_dim, width):
+        super().__init__()
+        self.squeeze = nn.Conv2d(latent_dim, width, 1)
+        self.across = nn.Conv2d(width, width, (1, 3), padding=(0, 1))
+        self.down = nn.Conv2d(width, width, (2, 1))
+        self.expand = nn.Conv2d(width, latent_dim, 1)
+
+    def forward(self, z):
+        h = self.across(F.relu(self.squeeze(z)))
+        # Padding on top alone shifts: row i sees rows i - 1 and i, never i + 1.
+        h = self.down(F.pad(h, (0, 0, 1, 0)))
+        return z + self.expand(F.relu(h))
+
+
+class PixelCNN(nn.Module):
+    """The masked-convolution context of CPC v2, with shift padding in place of masks.
+
+    Row i of the context sees rows i - depth to i, in full width up to `depth` columns away.
+
+    Parameters
+    ----------
+    latent_dim : int
+        Width of the latents in and of the context out.
+    width : int, default=256
+        Channels inside the residual blocks.
+    depth : int, default=5
+        Number of residual blocks.
+
+    References
+    ----------
+    O. Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding",
+    ICML 2020, appendix (masked convolution of the pseudo-code).
+    """
+
+    def __init__(self, latent_dim, *, width=256, depth=5):
+        super().__init__()
+        self.blocks = nn.Sequential(*(_PixelCNNBlock(latent_dim, width) for _ in range(depth)))
+
+    def forward(self, z):
+        """Context of a grid of latents.
+
+        Parameters
+        ----------
+        z : Tensor of shape (batch, rows, cols, latent)
+            Any number of rows and columns; the first row is the one seen first.
+
+        Returns
+        -------
+        c : Tensor of shape (batch, rows, cols, latent)
+        """
+        return F.relu(self.blocks(z.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+
+CONTEXTS = {"pixelcnn": PixelCNN}
+
+
+def make_context(name, latent_dim, **settings):
+    """Build a context network from its name; see `CONTEXTS`."""
+    from .encoders import check_name
+
+    check_name("context", name, CONTEXTS)
+    return CONTEXTS[name](latent_dim, **settings)
