@@ -1,0 +1,5 @@
+"""The scikit-learn face."""
+
+from .transformer import CPCTransformer
+
+__all__ = ["CPCTransformer"]

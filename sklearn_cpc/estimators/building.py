@@ -1,0 +1,201 @@
+"""From the estimator's parameters to a net, and what must hold before it is trained."""
+
+import warnings
+from contextlib import contextmanager
+
+import torch
+
+from ..nn import AUGMENTATIONS, DIRECTIONS, CPCModel, PatchGrid, check_name, make_encoder
+from ..training import CPCNet
+from ..training.net import OPTIMIZERS
+
+RECORDED = (
+    "epoch",
+    "loss",
+    "accuracy",
+    "mutual_information",
+    "loss_per_head",
+    "accuracy_per_head",
+    "mutual_information_per_head",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+)
+
+
+def make_model(**settings):
+    """The module of the net, from plain settings, so that the net pickles without it.
+
+    Parameters
+    ----------
+    settings : dict
+        "grid", "encoder" (a name), "n_channels", "n_components", "pixel_mean", "pixel_std", and
+        keywords of `CPCModel`.
+
+    Returns
+    -------
+    model : CPCModel
+    """
+    grid, n_channels = settings.pop("grid"), settings.pop("n_channels")
+    mean, std = settings.pop("pixel_mean"), settings.pop("pixel_std")
+    encoder = make_encoder(
+        settings.pop("encoder"), n_channels, grid.patch_size, settings.pop("n_components")
+    )
+    model = CPCModel(grid, encoder, n_channels, **settings)
+    model.pixel_mean.copy_(torch.tensor(mean))
+    model.pixel_std.copy_(torch.tensor(std))
+    return model.to(memory_format=torch.channels_last)
+
+
+def build_net(estimator, image_shape, scale, random_state):
+    """An initialised net for images of this shape.
+
+    Parameters
+    ----------
+    estimator : CPCTransformer
+    image_shape : (int, int, int)
+        Height, width, channels.
+    scale : PixelScale
+    random_state : numpy.random.RandomState
+        Draws the initial weights, and seeds the epochs from then on.
+    """
+    height, width, n_channels = image_shape
+    augment = estimator.augment
+    directions = estimator.directions
+    settings = {
+        "grid": PatchGrid(height, width, estimator.patch_size, estimator.patch_stride),
+        "encoder": estimator.encoder,
+        "n_channels": n_channels,
+        "n_components": estimator.n_components,
+        "pixel_mean": scale.mean,
+        "pixel_std": scale.std,
+        "directions": (directions,) if isinstance(directions, str) else tuple(directions),
+        "max_steps": estimator.n_steps,
+        "latent_dim": estimator.latent_dim,
+        "projection_dim": estimator.projection_dim,
+        "context": estimator.context,
+        "context_settings": {"width": estimator.context_dim, "depth": estimator.context_depth},
+        "similarity": estimator.similarity,
+        "temperature": estimator.temperature,
+        "n_candidates": estimator.n_candidates,
+        "augmentation": AUGMENTATIONS[augment] if isinstance(augment, str) else augment,
+    }
+    if len(set(settings["directions"])) < len(settings["directions"]) or not settings["directions"]:
+        raise ValueError(
+            f"directions={directions!r} must name at least one direction and none twice; pass "
+            f"some of {tuple(DIRECTIONS)}."
+        )
+    device = resolve_device(estimator.device)
+    net = CPCNet(
+        make_model,
+        **{f"module__{name}": value for name, value in settings.items()},
+        optimizer=OPTIMIZERS[estimator.optimizer],
+        optimizer__weight_decay=estimator.weight_decay,
+        lr=estimator.learning_rate,
+        batch_size=estimator.batch_size,
+        precision=resolve_precision(estimator.precision, device),
+        random_state=random_state,
+        device=device,
+    )
+    seed = int(random_state.randint(2**31 - 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return net.initialize()
+
+
+def resolve_device(device):
+    """ "auto" is CUDA where there is a device; what is not there is refused."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        check_name("device", device, ("auto", "cpu", "cuda"))
+        raise
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} must be a device of this machine, and torch finds no CUDA device; "
+            "pass device='auto'."
+        )
+    return device
+
+
+def resolve_precision(precision, device):
+    """ "auto" is bf16 on CUDA and float32 elsewhere."""
+    if precision == "auto":
+        return "bf16" if torch.device(device).type == "cuda" else "float32"
+    return precision
+
+
+def check_batch(estimator, images, n_epochs):
+    """Refuse batches in which no positive has a negative."""
+    if not n_epochs:
+        return
+    n = min(len(images), estimator.batch_size)
+    height, width, _ = images.shape
+    grid = PatchGrid(height, width, estimator.patch_size, estimator.patch_stride)
+    rows, cols = grid.shape
+    # In the longest step the pairs are those of one row or one column.
+    if n == 1 and rows * cols > 1 and min(rows, cols) == 1:
+        what = "n_samples=1" if len(images) == 1 else "batch_size=1"
+        raise ValueError(
+            f"{what}: a batch of one image with a grid of {rows}x{cols} patches has no negatives; "
+            "pass at least two images and batch_size >= 2."
+        )
+
+
+def check_plan(estimator, net, n_epochs):
+    """Say so where the grid leaves nothing to predict."""
+    grid, plan = net.module_.grid, net.module_.plan
+    if plan or not n_epochs:
+        return
+    rows, cols = grid.shape
+    what = (
+        f"patches of {grid.patch_size} at stride {grid.patch_stride} on images of "
+        f"{grid.height}x{grid.width} pixels make a grid of {rows}x{cols}, which has no two patches "
+        f"in directions={estimator.directions!r} that share no pixel"
+    )
+    if estimator.patch_size == "auto" and estimator.patch_stride == "auto" and rows * cols == 1:
+        warnings.warn(
+            f"Nothing to learn from: {what}. The encoder keeps its random weights; max_epochs=0 says "
+            "that this is meant.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return
+    needed = " or ".join(
+        f"{k + 1} {axis}" for k, axis in zip(grid.first_safe_step, ("rows", "columns"), strict=True)
+    )
+    raise ValueError(
+        f"patch_size={estimator.patch_size!r}, patch_stride={estimator.patch_stride!r}: {what}; "
+        f"CPC needs at least {needed} of such patches: pass a smaller patch_size, or more "
+        "directions."
+    )
+
+
+def epochs(history):
+    """skorch's history without its batches, as plain dictionaries."""
+    return [{name: row[name] for name in RECORDED if name in row} for row in history]
+
+
+@contextmanager
+def compiled(wanted, net, feed):
+    """Compile the encoder while training, if that is wanted and possible."""
+    encoder = net.module_.encoder
+    if wanted:
+        try:
+            encoder.compile()
+            with torch.inference_mode(), net.autocast():
+                net.module_.embed(feed.batch(slice(1)))
+        except Exception as error:
+            encoder._compiled_call_impl = None
+            warnings.warn(
+                f"compile=True: torch.compile failed here ({type(error).__name__}: "
+                f"{str(error).splitlines()[0][:200]}); training goes on without it.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+    try:
+        yield
+    finally:
+        encoder._compiled_call_impl = None

@@ -1,0 +1,167 @@
+"""Fitted estimators as one safetensors file: weights, and settings as JSON in its header."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from skorch.history import History
+
+from ..nn import Augmentation
+from ..training import PixelScale
+from . import building
+
+FORMAT = "sklearn-cpc 1"
+
+
+def save(estimator, path):
+    """See `CPCTransformer.save`."""
+    safetensors = _safetensors("CPCTransformer.save")
+    path = Path(path)
+    tensors, optimizer = _tensors(estimator.net_)
+    header = {
+        "format": FORMAT,
+        "params": _plain_params(estimator),
+        "pixel_scale": asdict(estimator.pixel_scale_),
+        "image_shape": estimator.image_shape_,
+        "channels_first": estimator.channels_first_,
+        "n_features_in": int(estimator.n_features_in_),
+        "feature_names_in": getattr(estimator, "feature_names_in_", np.array([])).tolist(),
+        "history": building.epochs(estimator.net_.history),
+        "optimizer": optimizer,
+        "random_state": _plain_state(estimator.net_.random_state),
+    }
+    metadata = {"sklearn_cpc": json.dumps(header)}
+    # Written beside its place and moved there whole: a full disk leaves the earlier file.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        safetensors.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(cls, path, device):
+    """See `CPCTransformer.load`."""
+    _safetensors("CPCTransformer.load")
+    header, tensors = _read(path)
+    params = header["params"]
+    known = cls().get_params(deep=False)
+    unknown = sorted(set(params) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{path} has parameters {unknown}, which this version of sklearn_cpc does not know; "
+            "load it with the version that wrote it, or a newer one."
+        )
+    if isinstance(params.get("augment"), dict):
+        params["augment"] = Augmentation(**params["augment"])
+    params = {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}
+    estimator = cls(**params)
+    estimator._validate_params()
+    scale = header["pixel_scale"]
+    scale = PixelScale(scale["low"], scale["high"], tuple(scale["mean"]), tuple(scale["std"]))
+    random_state = np.random.RandomState()
+    placed = cls(**params | {"device": device})
+    net = building.build_net(placed, tuple(header["image_shape"]), scale, random_state)
+    _restore(net, header, tensors, path)
+    random_state.set_state(tuple(header["random_state"]))
+    estimator.net_ = net
+    estimator.pixel_scale_ = scale
+    estimator.image_shape_ = tuple(header["image_shape"])
+    estimator.channels_first_ = header["channels_first"]
+    estimator.grid_ = net.module_.grid
+    estimator.n_features_in_ = header["n_features_in"]
+    if header["feature_names_in"]:
+        estimator.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
+    estimator.history_ = header["history"]
+    estimator.n_iter_ = len(estimator.history_)
+    estimator.loss_curve_ = [epoch["loss"] for epoch in estimator.history_]
+    return estimator
+
+
+def _safetensors(caller):
+    try:
+        return import_module("safetensors.torch")
+    except ImportError as error:
+        raise ImportError(
+            f"{caller} needs safetensors, which is not installed; "
+            'run: pip install "sklearn-cpc[safetensors]"'
+        ) from error
+
+
+def _read(path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("sklearn_cpc", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a file that CPCTransformer.save wrote: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {header.get('format')!r}; this version of sklearn_cpc reads "
+            f"{FORMAT!r} only."
+        )
+    return header, tensors
+
+
+def _plain_params(estimator):
+    plain = {}
+    for name, value in estimator.get_params(deep=False).items():
+        if isinstance(value, Augmentation):
+            value = asdict(value)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, np.random.RandomState):
+            value = None  # its state at this point is kept apart
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{name}={value!r} cannot be written as JSON; set_params({name}=None), or use "
+                "joblib.dump."
+            ) from error
+        plain[name] = value
+    return plain
+
+
+def _plain_state(random_state):
+    kind, keys, position, has_gauss, gauss = random_state.get_state()
+    return [kind, keys.tolist(), position, has_gauss, gauss]
+
+
+def _tensors(net):
+    """Weights by their names and the optimiser's tensors by number; its numbers apart."""
+    tensors = {f"model.{k}": v for k, v in net.module_.state_dict().items()}
+    state = net.optimizer_.state_dict()
+    for index, entry in state["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def _restore(net, header, tensors, path):
+    weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
+    try:
+        net.module_.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not hold the weights of its settings: {error}") from error
+    net.module_.eval()
+    state = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    groups = header["optimizer"]["param_groups"]
+    net.optimizer_.load_state_dict({"state": state, "param_groups": groups})
+    net.history_ = History()
+    for row in header["history"]:
+        net.history_.new_epoch()
+        for name, value in row.items():
+            net.history_.record(name, value)

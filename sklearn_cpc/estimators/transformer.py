@@ -1,0 +1,601 @@
+"""CPCTransformer: pretraining on unlabelled images, pooled patch features out."""
+
+import copy
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..nn import AUGMENTATIONS, CONTEXTS, DIRECTIONS, ENCODERS, POOLINGS, Augmentation, n_pooled, pool
+from ..training import ImageFeed, PixelScale, TrainingSettings, as_images, train
+from ..training.images import as_array, check_finite
+from . import building
+from .names import with_near_miss
+
+__all__ = ["CPCTransformer"]
+
+# Numbers of float32 that the features of one block of images may hold at transform: 128 MiB.
+TRANSFORM_BUDGET = 2**25
+POSITIVE_INT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+
+
+class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Image features learned without labels by Contrastive Predictive Coding (CPC).
+
+    `fit` cuts every image into a grid of overlapping patches, encodes each patch on its own, and
+    trains the encoder so that the patches of some rows (or columns) tell which patches follow
+    a few rows on, among the patches of the other images and places. `transform` pools
+    the encoder's features over the patches of an image.
+
+    Parameters
+    ----------
+    n_components : int, default=1024
+        Number of features of a patch, rectified; what is pooled. With `pooling` "max" or "mean"
+        it is the number of output features.
+    image_shape : tuple of int or None, default=None
+        (height, width), (height, width, channels) or (channels, height, width) of flat rows.
+        None: a square where the length of a row is a square number, else a single row of pixels.
+    channels : {"auto", "first", "last"}, default="auto"
+        Channel axis of 4-D images. "auto": the shorter of the first and the last.
+    patch_size : int, (int, int) or "auto", default="auto"
+        Pixels of a patch. "auto": about 7x7 patches at half overlap (see `sklearn_cpc.nn.PatchGrid`).
+    patch_stride : int, (int, int) or "auto", default="auto"
+        Distance of neighbouring patches in `fit`. "auto": half of the patch.
+    transform_stride : int, (int, int) or "auto", default="auto"
+        Distance of neighbouring patches in `transform`. "auto": half of the training stride.
+    encoder : {"conv", "resnet18", "resnet34", "resnet50"}, default="conv"
+        Network for patches. "conv" is small and fast on CPUs; the ResNets are pre-activation,
+        up to the third stage. None uses batch statistics.
+    context : {"pixelcnn"}, default="pixelcnn"
+        Network that sums up the rows seen so far; one for each direction.
+    context_dim : int, default=64
+        Channels inside the context network's blocks (256 in CPC v2).
+    context_depth : int, default=3
+        Number of its residual blocks (5 in CPC v2).
+    latent_dim : int or None, default=256
+        Width of the latents z that the context sees, linear in the features. None: the features
+        themselves.
+    projection_dim : int, default=64
+        Width of targets and predictions in the loss.
+    directions : sequence of {"down", "up", "right", "left"}, default=("down", "up", "right", "left")
+        Directions of prediction. Those for which the grid has no room are left out.
+    n_steps : int or None, default=3
+        Steps predicted in each direction, from the first one on at which the target shares no
+        pixel with the context. None: all that the grid has room for.
+    similarity : {"cosine", "dot"}, default="cosine"
+        Score of a prediction and a target.
+    temperature : float, default=0.1
+        Divides the scores.
+    n_candidates : int or None, default=1024
+        Pairs of context and target, drawn at random from the batch for each direction and step; each
+        one's target is told from those of the others. None: every pair against all
+        targets of the batch, as in CPC v2.
+    augment : {"full", "light", "none"} or Augmentation, default="full"
+        Random changes of images and patches in training.
+    pooling : {"max", "mean", "quadrants", "none"}, default="max"
+        How `transform` sums up the features of an image's patches: maximum, mean, means over four
+        quadrants (4 * n_components features), or not at all.
+    max_epochs : int, default=20
+        Passes over the images. 0 keeps the random encoder, the baseline to beat.
+    batch_size : int, default=64
+        Images per batch.
+    learning_rate : float, default=1e-3
+        Peak learning rate.
+    optimizer : {"adamw", "adam"}, default="adamw"
+        Algorithm.
+    weight_decay : float, default=0.01
+        Of weights; biases and the gains of norms do not decay.
+    warmup : float or None, default=0.05
+        Share of the training in which the learning rate rises; it then falls as half a cosine.
+        None: it is constant.
+    clip_norm : float or None, default=5.0
+        Largest norm of the gradient.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
+    precision : {"auto", "float32", "bf16"}, default="auto"
+        Of matrix products in training. "auto": bf16 on CUDA, float32 on the CPU. CPUs with
+        bf16 instructions train about twice as fast with "bf16". `transform` uses float32.
+    compile : bool, default=False
+        Compile the encoder with `torch.compile` in training; falls back with a warning.
+    n_jobs : int or None, default=None
+        CPU threads of torch. None: torch's own choice.
+    warm_start : bool, default=False
+        Continue from the last fit instead of starting anew.
+    callbacks : list of skorch callbacks or None, default=None
+        Called while training; copied, not changed.
+    random_state : int, RandomState or None, default=None
+        Fixes initial weights, order, augmentation and candidates. With an int, two fits on the same
+        CPU give identical features.
+    verbose : int, default=0
+        1: a line per epoch.
+
+    Attributes
+    ----------
+    net_ : CPCNet
+        The skorch net.
+    encoder_ : torch.nn.Module
+        The trained encoder.
+    image_shape_ : tuple of int
+        Height, width and channels of the training images.
+    grid_ : PatchGrid
+        Geometry in training.
+    n_features_in_ : int
+        Numbers in a training image.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where X had column names.
+    n_iter_ : int
+        Epochs trained.
+    history_ : list of dict
+        For each epoch the loss (nats), the accuracy and the mutual-information bound (nats), in the
+        mean and for each of `net_.module_.heads`, the learning rate, seconds and images per second.
+    loss_curve_ : list of float
+        Loss of each epoch, in nats.
+
+    Notes
+    -----
+    The loss of a guess is the logarithm of the number of candidates.
+
+    What is predictable in the images is what gets learned. Where neighbouring patches share
+    something of no interest, such as a background, let `augment` change it patch by patch.
+
+    References
+    ----------
+    A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with Contrastive Predictive
+    Coding", 2018, https://arxiv.org/abs/1807.03748.
+    O. Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding",
+    ICML 2020, https://arxiv.org/abs/1905.09272.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_cpc import CPCTransformer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> cpc = CPCTransformer(32, latent_dim=16, max_epochs=1, random_state=0)
+    >>> cpc.fit_transform(X[:100]).shape
+    (100, 32)
+    >>> pipe = make_pipeline(cpc, LogisticRegression(max_iter=1000)).fit(X[:100], y[:100])
+    """
+
+    _parameter_constraints = {
+        "n_components": [POSITIVE_INT],
+        "image_shape": ["array-like", None],
+        "channels": [StrOptions({"auto", "first", "last"})],
+        "patch_size": [Integral, tuple, list, StrOptions({"auto"})],
+        "patch_stride": [Integral, tuple, list, StrOptions({"auto"})],
+        "transform_stride": [Integral, tuple, list, StrOptions({"auto"})],
+        "encoder": [StrOptions(set(ENCODERS))],
+        "context": [StrOptions(set(CONTEXTS))],
+        "context_dim": [POSITIVE_INT],
+        "context_depth": [POSITIVE_INT],
+        "latent_dim": [POSITIVE_INT, None],
+        "projection_dim": [POSITIVE_INT],
+        "directions": [tuple, list, StrOptions(set(DIRECTIONS))],
+        "n_steps": [POSITIVE_INT, None],
+        "similarity": [StrOptions({"cosine", "dot"})],
+        "temperature": [POSITIVE],
+        "n_candidates": [Interval(Integral, 2, None, closed="left"), None],
+        "augment": [StrOptions(set(AUGMENTATIONS)), Augmentation],
+        "pooling": [StrOptions(set(POOLINGS))],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [POSITIVE_INT],
+        "learning_rate": [POSITIVE],
+        "optimizer": [StrOptions({"adamw", "adam"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup": [Interval(Real, 0, 1, closed="both"), None],
+        "clip_norm": [POSITIVE, None],
+        "device": [str],
+        "precision": [StrOptions({"auto", "float32", "bf16"})],
+        "compile": ["boolean"],
+        "n_jobs": [POSITIVE_INT, None],
+        "warm_start": ["boolean"],
+        "callbacks": [list, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_components=1024,
+        *,
+        image_shape=None,
+        channels="auto",
+        patch_size="auto",
+        patch_stride="auto",
+        transform_stride="auto",
+        encoder="conv",
+        context="pixelcnn",
+        context_dim=64,
+        context_depth=3,
+        latent_dim=256,
+        projection_dim=64,
+        directions=("down", "up", "right", "left"),
+        n_steps=3,
+        similarity="cosine",
+        temperature=0.1,
+        n_candidates=1024,
+        augment="full",
+        pooling="max",
+        max_epochs=20,
+        batch_size=64,
+        learning_rate=1e-3,
+        optimizer="adamw",
+        weight_decay=0.01,
+        warmup=0.05,
+        clip_norm=5.0,
+        device="auto",
+        precision="auto",
+        compile=False,
+        n_jobs=None,
+        warm_start=False,
+        callbacks=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_components = n_components
+        self.image_shape = image_shape
+        self.channels = channels
+        self.patch_size = patch_size
+        self.patch_stride = patch_stride
+        self.transform_stride = transform_stride
+        self.encoder = encoder
+        self.context = context
+        self.context_dim = context_dim
+        self.context_depth = context_depth
+        self.latent_dim = latent_dim
+        self.projection_dim = projection_dim
+        self.directions = directions
+        self.n_steps = n_steps
+        self.similarity = similarity
+        self.temperature = temperature
+        self.n_candidates = n_candidates
+        self.augment = augment
+        self.pooling = pooling
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.clip_norm = clip_norm
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # Fitting
+
+    def fit(self, X, y=None):
+        """Pretrain on images.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_pixels), (n, height, width), (n, height, width, channels) or \
+                (n, channels, height, width)
+            Images of one size: bool, integer or float arrays, memory maps or torch tensors. uint8
+            is kept as uint8 until it is on the device. Values are mapped to [0, 1] from
+            0..255 for uint8, else from the least to the greatest of X.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : CPCTransformer
+
+        Raises
+        ------
+        ValueError
+            If a parameter, the geometry or a pixel is not acceptable; an earlier fit is kept.
+        FloatingPointError
+            If the loss is not finite; an earlier fit is kept.
+        """
+        self._validate_params()
+        with self._all_or_nothing(), self._threads():
+            if self.warm_start and hasattr(self, "net_"):
+                return self._continue(X, self.max_epochs, self.warmup)
+            return self._start(X, self.max_epochs, self.warmup)
+
+    def partial_fit(self, X, y=None):
+        """One more pass, over these images, at a constant learning rate.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`. The first call fixes the size and the range of pixel values.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : CPCTransformer
+        """
+        self._validate_params()
+        with self._all_or_nothing(), self._threads():
+            if hasattr(self, "net_"):
+                return self._continue(X, 1, None)
+            return self._start(X, 1, None)
+
+    def _start(self, X, n_epochs, warmup):
+        images = self._check_images(X, reset=True)
+        random_state = check_random_state(self.random_state)
+        building.check_batch(self, images, n_epochs)
+        scale = PixelScale.of(images)
+        net = building.build_net(self, images.shape, scale, random_state)
+        building.check_plan(self, net, n_epochs)
+        self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup)
+        self.image_shape_ = images.shape
+        self.pixel_scale_ = scale
+        self.channels_first_ = images.channels_first
+        self.grid_ = net.module_.grid
+        return self
+
+    def _continue(self, X, n_epochs, warmup):
+        images = self._check_images(X, reset=False)
+        if images.shape != self.image_shape_:
+            raise ValueError(
+                f"X has images of shape {images.shape} (height, width, channels), but training "
+                f"began with {self.image_shape_}; bring them to that shape, or fit anew with "
+                "warm_start=False."
+            )
+        building.check_batch(self, images, n_epochs)
+        net = copy.deepcopy(self.net_)
+        net.lr = self.learning_rate
+        self._train(net, ImageFeed(images, self.pixel_scale_, net.device), n_epochs, warmup)
+        return self
+
+    def _train(self, net, feed, n_epochs, warmup):
+        if n_epochs and net.module_.plan:
+            settings = TrainingSettings(
+                n_epochs,
+                self.batch_size,
+                warmup,
+                self.clip_norm,
+                self.verbose,
+                tuple(self.callbacks or ()),
+            )
+            with building.compiled(self.compile, net, feed):
+                train(net, feed, settings)
+        net.module_.eval()
+        self.net_ = net
+        self.history_ = building.epochs(net.history)
+        self.n_iter_ = len(self.history_)
+        self.loss_curve_ = [epoch["loss"] for epoch in self.history_]
+
+    # Using
+
+    def transform(self, X):
+        """Pooled features of images.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`. Images with axes may be of another size than in `fit`, as long as a patch
+            fits; with `pooling="none"` they may not.
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features_out), float32
+        """
+        images, grid = self._prepare(X)
+        width = n_pooled(self.pooling, grid.shape, self.n_components)
+        if width != self._n_features_out:
+            raise ValueError(
+                f"pooling='none' gives {width} features for images of {grid.height}x{grid.width} "
+                f"pixels and {self._n_features_out} for those of fit; pass images of one size, or "
+                "pooling='max'."
+            )
+        out = np.empty((len(images), width), dtype=np.float32)
+        for rows, features in self._embedded(images, grid):
+            out[rows] = pool(features, self.pooling).cpu().numpy()
+        return out
+
+    def embed_patches(self, X):
+        """Features of every patch, before pooling.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `transform`.
+
+        Returns
+        -------
+        features : ndarray of shape (n, rows, cols, n_components), float32
+            On the grid of `transform_stride`; pooling over rows and columns gives `transform`.
+        """
+        images, grid = self._prepare(X)
+        out = np.empty((len(images), *grid.shape, self.n_components), dtype=np.float32)
+        for rows, features in self._embedded(images, grid):
+            out[rows] = features.cpu().numpy()
+        return out
+
+    def score(self, X, y=None):
+        """Lower bound on the mutual information of contexts and targets, in nats.
+
+        Parameters
+        ----------
+        X : array-like
+            Images of the size of `fit`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        bound : float
+            log N - L_N (van den Oord et al. 2018, appendix), the mean over directions and steps,
+            without augmentation; the greater the better, and never above the logarithm of
+            the number N of candidates. 0 where the grid leaves nothing to predict.
+        """
+        check_is_fitted(self)
+        images = self._check_images(X, reset=False)
+        if images.shape != self.image_shape_:
+            raise ValueError(
+                f"X has images of shape {images.shape}, fit had {self.image_shape_}; score needs "
+                "images of the same size."
+            )
+        model = self.net_.module_
+        if not model.plan:
+            return 0.0
+        feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
+        generator = torch.Generator(feed.device).manual_seed(0)
+        total = 0.0
+        with self._threads(), torch.inference_mode():
+            for block in feed.blocks(self.batch_size):
+                total += len(block) * model(block, generator).bounds.mean().item()
+        return total / len(images)
+
+    @property
+    def encoder_(self):
+        """The trained encoder: patches (n, channels, height, width) -> (n, n_components)."""
+        check_is_fitted(self)
+        return self.net_.module_.encoder
+
+    @property
+    def _n_features_out(self):
+        return n_pooled(self.pooling, self._transform_grid().shape, self.n_components)
+
+    # Keeping
+
+    def save(self, path):
+        """Write the fitted estimator to a file without pickles.
+
+        Parameters
+        ----------
+        path : str or Path
+            One safetensors file: weights and the optimiser's state, and settings as JSON in its header.
+            It appears whole or not at all.
+
+        Raises
+        ------
+        ImportError
+            If safetensors is not installed.
+        TypeError
+            If a parameter cannot be written as JSON, such as `callbacks`.
+        """
+        from .persistence import save
+
+        check_is_fitted(self)
+        save(self, path)
+
+    @classmethod
+    def load(cls, path, device="auto"):
+        """Read what `save` wrote; no code in the file is run.
+
+        Parameters
+        ----------
+        path : str or Path
+        device : str, default="auto"
+            Where the model is put.
+
+        Returns
+        -------
+        estimator : CPCTransformer
+            Fitted; `partial_fit` continues as if it had not been saved.
+        """
+        from .persistence import load
+
+        return load(cls, path, device)
+
+    # Inner workings
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.non_deterministic = False
+        return tags
+
+    def _validate_params(self):
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            raise with_near_miss(error, self) from None
+
+    def _check_images(self, X, reset):
+        if hasattr(X, "iloc") or getattr(X, "ndim", None) == 2 or _is_sparse(X):
+            X = as_array(X) if isinstance(X, torch.Tensor) else X
+            X = validate_data(self, X, reset=reset)
+            return as_images(X, self.image_shape if reset else self._flat_shape())
+        X = as_array(X)
+        if X.ndim <= 2 or X.dtype.kind not in "buif":
+            # scikit-learn's words for what is no image: a vector, text, objects.
+            X = validate_data(self, X, reset=reset, allow_nd=True)
+        channels = self.channels
+        if not reset and X.ndim == 4 and self.image_shape_[2] > 1 and channels == "auto":
+            channels = "first" if self.channels_first_ else "last"
+        images = as_images(X, self.image_shape if reset or X.ndim == 2 else None, channels)
+        check_finite(images)
+        if reset or images.shape == self.image_shape_:
+            stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
+            validate_data(self, stand_in, reset=reset, skip_check_array=True)
+        if not reset and images.shape[2] != self.image_shape_[2]:
+            raise ValueError(
+                f"X has images of {images.shape[2]} channels, but CPCTransformer was fitted on "
+                f"images of {self.image_shape_[2]}; pass the same channels as in fit."
+            )
+        return images
+
+    def _flat_shape(self):
+        height, width, n_channels = self.image_shape_
+        if n_channels == 1:
+            return height, width
+        return (n_channels, height, width) if self.channels_first_ else (height, width, n_channels)
+
+    def _prepare(self, X):
+        check_is_fitted(self)
+        images = self._check_images(X, reset=False)
+        height, width, _ = images.shape
+        return images, self._transform_grid().with_size(height, width)
+
+    def _transform_grid(self):
+        stride = self.transform_stride
+        if isinstance(stride, str):
+            stride = tuple(max(1, s // 2) for s in self.grid_.patch_stride)
+        return self.grid_.with_stride(stride)
+
+    def _embedded(self, images, grid):
+        """Blocks of images as (rows, features on the grid)."""
+        model = self.net_.module_
+        feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
+        size = max(1, min(256, TRANSFORM_BUDGET // (grid.n_patches * self.n_components)))
+        start = 0
+        with self._threads(), torch.inference_mode():
+            for block in feed.blocks(size):
+                yield slice(start, start + len(block)), model.embed(block, grid)
+                start += len(block)
+
+    @contextmanager
+    def _all_or_nothing(self):
+        """A call that fails leaves the estimator as it was."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    @contextmanager
+    def _threads(self):
+        before = torch.get_num_threads()
+        if self.n_jobs is not None:
+            torch.set_num_threads(self.n_jobs)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _is_sparse(X):
+    return hasattr(X, "toarray") and hasattr(X, "nnz")

@@ -1,0 +1,195 @@
+"""CPCNet, the skorch net that the estimator holds, and its training."""
+
+import copy
+import signal
+import threading
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import GradientNormClipping
+
+from .callbacks import EpochRecord, ProgressLine, StopRequest, WarmupCosine
+from .feed import TrainingBatches
+
+__all__ = ["CPCNet", "TrainingSettings", "train"]
+
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a net is trained.
+
+    Attributes
+    ----------
+    n_epochs : int
+    batch_size : int
+    warmup : float or None
+        Share of the training in which the learning rate rises, before it falls as a cosine.
+        None: it stays constant.
+    clip_norm : float or None
+        Largest norm of the gradient.
+    verbose : int
+    callbacks : list of skorch callbacks
+    """
+
+    n_epochs: int
+    batch_size: int
+    warmup: float | None = 0.05
+    clip_norm: float | None = None
+    verbose: int = 0
+    callbacks: tuple = ()
+
+
+class CPCNet(NeuralNet):
+    """A skorch net whose module forms its own loss and whose data is an `ImageFeed`.
+
+    Parameters
+    ----------
+    module : callable
+        Gives a `CPCModel` when called with the `module__...` parameters.
+    precision : {"float32", "bf16"}, default="float32"
+        Of the matrix products in training; weights and the loss are float32 always.
+    random_state : numpy.random.RandomState
+        Seeds each epoch.
+    """
+
+    def __init__(self, module, *, precision="float32", random_state=None, **kwargs):
+        kwargs.setdefault("criterion", _no_criterion)
+        kwargs.setdefault("train_split", None)
+        super().__init__(module, **kwargs)
+        self.precision = precision
+        self.random_state = random_state
+
+    @property
+    def _default_callbacks(self):
+        return []
+
+    def get_iterator(self, dataset, training=False):
+        return TrainingBatches(dataset, self.batch_size, self.random_state)
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """Weights decay; biases and the gains of norms do not."""
+        parameters = [p for p in self.module_.parameters() if p.requires_grad]
+        settings = self.get_params_for("optimizer")
+        settings["lr"] = self.lr
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer_ = self.optimizer([g for g in groups if g["params"]], **settings)
+        return self
+
+    def autocast(self):
+        return torch.autocast(
+            torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"
+        )
+
+    def train_step(self, batch, **fit_params):
+        self._set_training(True)
+        self._zero_grad_optimizer()
+        with self.autocast():
+            output = self.module_(*batch)
+        if not torch.isfinite(output.loss):
+            raise FloatingPointError(self._diverged(output))
+        output.loss.backward()
+        self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()))
+        self.optimizer_.step()
+        return {"loss": output.loss.detach(), "y_pred": output}
+
+    def _diverged(self, output):
+        epoch = self.history[-1]
+        bad = [h for h, ok in zip(self.module_.heads, output.losses.isfinite(), strict=True) if not ok]
+        rate = self.optimizer_.param_groups[0]["lr"]
+        return (
+            f"The loss is {output.loss.item()} in epoch {epoch['epoch']}, batch "
+            f"{len(epoch['batches']) + 1} (heads {bad}), at learning rate {rate:.3g}; lower "
+            f"learning_rate={self.lr:g}, or set clip_norm=1.0. The estimator is as it was "
+            "before this call."
+        )
+
+
+def _no_criterion():
+    """skorch asks for a criterion; the module has its own."""
+    return None
+
+
+def train(net, feed, settings):
+    """Train a net in place; Ctrl-C ends training after the batch.
+
+    Parameters
+    ----------
+    net : CPCNet
+        Initialised; keeps its optimiser's state and its history.
+    feed : ImageFeed
+    settings : TrainingSettings
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss is not finite.
+
+    Warns
+    -----
+    RuntimeWarning
+        If training was interrupted.
+    """
+    stop = StopRequest()
+    n_batches = settings.n_epochs * len(TrainingBatches(feed, settings.batch_size, None))
+    own = [EpochRecord(), stop]
+    if settings.warmup is not None:
+        own.append(WarmupCosine(n_batches, settings.warmup))
+    if settings.clip_norm is not None:
+        own.append(GradientNormClipping(settings.clip_norm))
+    if settings.verbose:
+        own.append(ProgressLine(settings.n_epochs))
+    # The user's own come last and see the record of the epoch.
+    own += copy.deepcopy(list(settings.callbacks))
+    net.callbacks_ = [(f"callback_{i}", callback.initialize()) for i, callback in enumerate(own)]
+    net.batch_size = settings.batch_size
+    net.notify("on_train_begin")
+    try:
+        with _interrupt_after_batch(stop):
+            net.fit_loop(feed, epochs=settings.n_epochs)
+    except KeyboardInterrupt:
+        _close_epoch(net)
+        warnings.warn(
+            f"Training was interrupted in epoch {len(net.history)}; the estimator is fitted with "
+            "what it had learned by then.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    finally:
+        net.notify("on_train_end")
+        net.callbacks_ = []
+
+
+@contextmanager
+def _interrupt_after_batch(stop):
+    """Turn the first Ctrl-C into a request; a second one acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def request(signum, frame):
+        stop.requested = True
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _close_epoch(net):
+    """Record an epoch that was broken off, or drop it where no batch was finished."""
+    record = next(c for _, c in net.callbacks_ if isinstance(c, EpochRecord))
+    if record.sums_ is not None:
+        record.on_epoch_end(net)
+    elif "loss" not in net.history[-1]:
+        del net.history[-1:]
