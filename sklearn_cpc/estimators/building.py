@@ -3,11 +3,15 @@
 import warnings
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from ..nn import AUGMENTATIONS, DIRECTIONS, CPCModel, PatchGrid, check_name, make_encoder
-from ..training import CPCNet
+from ..training import CPCNet, ImageFeed
 from ..training.net import OPTIMIZERS
+
+# Pixels that the first layer is fitted to: 500 images of 32x32.
+WHITENING_PIXELS = 2**19
 
 RECORDED = (
     "epoch",
@@ -103,6 +107,18 @@ def build_net(estimator, image_shape, scale, random_state):
         return net.initialize()
 
 
+def whiten(net, images, scale):
+    """Fit the encoder's first layer to the pixels, where it has a way to."""
+    encoder = net.module_.encoder
+    if not hasattr(encoder, "whiten_"):
+        return
+    n = max(1, min(len(images), WHITENING_PIXELS // (images.shape[0] * images.shape[1])))
+    chosen = np.linspace(0, len(images) - 1, n).round().astype(int)
+    feed = ImageFeed(images, scale, "cpu")
+    pixels = net.module_.standardise(feed.batch(chosen).to(net.device))
+    encoder.whiten_(pixels)
+
+
 def resolve_device(device):
     """ "auto" is CUDA where there is a device; what is not there is refused."""
     if device == "auto":
@@ -157,8 +173,8 @@ def check_plan(estimator, net, n_epochs):
     )
     if estimator.patch_size == "auto" and estimator.patch_stride == "auto" and rows * cols == 1:
         warnings.warn(
-            f"Nothing to learn from: {what}. The encoder keeps its random weights; max_epochs=0 says "
-            "that this is meant.",
+            f"Nothing to learn from: {what}. The encoder keeps its random weights; max_epochs=0 "
+            "says that this is meant.",
             UserWarning,
             stacklevel=4,
         )

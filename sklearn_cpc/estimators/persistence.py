@@ -8,7 +8,6 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-import torch
 from skorch.history import History
 
 from ..nn import Augmentation

@@ -11,7 +11,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..nn import AUGMENTATIONS, CONTEXTS, DIRECTIONS, ENCODERS, POOLINGS, Augmentation, n_pooled, pool
+from ..nn import (
+    AUGMENTATIONS,
+    CONTEXTS,
+    DIRECTIONS,
+    ENCODERS,
+    POOLINGS,
+    Augmentation,
+    n_pooled,
+    pool,
+)
 from ..training import ImageFeed, PixelScale, TrainingSettings, as_images, train
 from ..training.images import as_array, check_finite
 from . import building
@@ -44,7 +53,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     channels : {"auto", "first", "last"}, default="auto"
         Channel axis of 4-D images. "auto": the shorter of the first and the last.
     patch_size : int, (int, int) or "auto", default="auto"
-        Pixels of a patch. "auto": about 7x7 patches at half overlap (see `sklearn_cpc.nn.PatchGrid`).
+        Pixels of a patch. "auto": about 7x7 patches at half overlap, see
+        `sklearn_cpc.nn.PatchGrid`.
     patch_stride : int, (int, int) or "auto", default="auto"
         Distance of neighbouring patches in `fit`. "auto": half of the patch.
     transform_stride : int, (int, int) or "auto", default="auto"
@@ -63,7 +73,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         themselves.
     projection_dim : int, default=64
         Width of targets and predictions in the loss.
-    directions : sequence of {"down", "up", "right", "left"}, default=("down", "up", "right", "left")
+    directions : sequence of {"down", "up", "right", "left"}, default=all four
         Directions of prediction. Those for which the grid has no room are left out.
     n_steps : int or None, default=3
         Steps predicted in each direction, from the first one on at which the target shares no
@@ -73,13 +83,13 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     temperature : float, default=0.1
         Divides the scores.
     n_candidates : int or None, default=1024
-        Pairs of context and target, drawn at random from the batch for each direction and step; each
-        one's target is told from those of the others. None: every pair against all
+        Pairs of context and target, drawn at random from the batch for each direction and step;
+        each one's target is told from those of the others. None: every pair against all
         targets of the batch, as in CPC v2.
     augment : {"full", "light", "none"} or Augmentation, default="full"
         Random changes of images and patches in training.
     pooling : {"max", "mean", "quadrants", "none"}, default="max"
-        How `transform` sums up the features of an image's patches: maximum, mean, means over four
+        How `transform` sums up the features of an image's patches: maximum, mean, maxima over four
         quadrants (4 * n_components features), or not at all.
     max_epochs : int, default=20
         Passes over the images. 0 keeps the random encoder, the baseline to beat.
@@ -99,8 +109,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
     precision : {"auto", "float32", "bf16"}, default="auto"
-        Of matrix products in training. "auto": bf16 on CUDA, float32 on the CPU. CPUs with
-        bf16 instructions train about twice as fast with "bf16". `transform` uses float32.
+        Of matrix products, in training and after. "auto": bf16 on CUDA, float32 on the CPU. CPUs
+        with bf16 instructions (AVX512-BF16, AMX) train about twice as fast with "bf16".
     compile : bool, default=False
         Compile the encoder with `torch.compile` in training; falls back with a warning.
     n_jobs : int or None, default=None
@@ -333,6 +343,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         scale = PixelScale.of(images)
         net = building.build_net(self, images.shape, scale, random_state)
         building.check_plan(self, net, n_epochs)
+        building.whiten(net, images, scale)
         self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup)
         self.image_shape_ = images.shape
         self.pixel_scale_ = scale
@@ -449,7 +460,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         generator = torch.Generator(feed.device).manual_seed(0)
         total = 0.0
-        with self._threads(), torch.inference_mode():
+        with self._threads(), torch.inference_mode(), self.net_.autocast():
             for block in feed.blocks(self.batch_size):
                 total += len(block) * model(block, generator).bounds.mean().item()
         return total / len(images)
@@ -472,8 +483,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Parameters
         ----------
         path : str or Path
-            One safetensors file: weights and the optimiser's state, and settings as JSON in its header.
-            It appears whole or not at all.
+            One safetensors file: weights and the optimiser's state, and settings as JSON in its
+            header. It appears whole or not at all.
 
         Raises
         ------
@@ -570,9 +581,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         size = max(1, min(256, TRANSFORM_BUDGET // (grid.n_patches * self.n_components)))
         start = 0
-        with self._threads(), torch.inference_mode():
+        with self._threads(), torch.inference_mode(), self.net_.autocast():
             for block in feed.blocks(size):
-                yield slice(start, start + len(block)), model.embed(block, grid)
+                yield slice(start, start + len(block)), model.embed(block, grid).float()
                 start += len(block)
 
     @contextmanager

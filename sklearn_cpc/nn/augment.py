@@ -13,8 +13,8 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class Augmentation:
     """What is changed at random in images and in patches while training.
 
-    Image steps treat a whole image alike; patch steps draw anew for every patch, so that what neighbouring
-    patches share by accident, such as their colour, is of no use for the prediction.
+    Image steps treat a whole image alike; patch steps draw anew for every patch, so that what
+    neighbouring patches share by accident, such as their colour, is of no use for the prediction.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class Augmentation:
     References
     ----------
     O. Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding",
-    ICML 2020, section 4.1 (patch-based augmentation, colour dropping); A. van den Oord et al., 2018,
-    section 3.2 (spatial jitter of patches).
+    ICML 2020, section 4.1 (patch-based augmentation, colour dropping); A. van den Oord et al.,
+    2018, section 3.2 (spatial jitter of patches).
     """
 
     shift: float = 0.125
@@ -148,7 +148,7 @@ def _chance(n, probability, device, generator):
 
 def _shifted(n, side, amount, device, generator):
     """Pixel indices of n axes of this length, each moved by a random whole number."""
-    reach = int(round(amount * side))
+    reach = round(amount * side)
     moves = torch.randint(-reach, reach + 1, (n, 1), device=device, generator=generator)
     return torch.arange(side, device=device) + moves
 

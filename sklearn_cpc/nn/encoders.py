@@ -32,9 +32,9 @@ class ChannelNorm(nn.Module):
 class ConvEncoder(nn.Module):
     """A small encoder of valid convolutions, made for patches of a few pixels and for CPUs.
 
-    A 3x3 convolution, then halvings (2x2, stride 2) until at most `final_size` pixels a side are
-    left, then one convolution over all of them, which is a matrix product, to `n_components`
-    rectified features. No padding and no statistics beyond a pixel's channels: evaluating
+    A 3x3 convolution, then halvings (2x2, or 3x3 on odd maps, stride 2) until at most
+    `final_size` pixels a side are left, then one convolution over all of them, which is a
+    matrix product, to `n_components` rectified features. No padding and no statistics beyond a pixel's channels: evaluating
     it once on a whole image gives exactly the features of its patches.
 
     Parameters
@@ -70,6 +70,8 @@ class ConvEncoder(nn.Module):
             stride = stem_stride if not layers else tuple(min(2, s) for s in size)
             if layers:
                 kernel = stride
+            # A remainder that the stride would leave out is taken in by a larger kernel.
+            kernel = tuple(k + (s - k) % st for k, s, st in zip(kernel, size, stride, strict=True))
             layers += [
                 nn.Conv2d(n_in, n_out, kernel, stride, bias=False),
                 ChannelNorm(n_out),
@@ -90,6 +92,36 @@ class ConvEncoder(nn.Module):
         # One window: the convolution is a matrix product, and faster as one.
         weight = self.head.weight.permute(0, 2, 3, 1).flatten(1)
         return F.relu(F.linear(maps.permute(0, 2, 3, 1).flatten(1), weight, self.head.bias))
+
+    @torch.no_grad()
+    def whiten_(self, images, regularisation=0.01):
+        """Start the first convolution as a whitening of pixels: their principal directions.
+
+        Each direction is scaled to unit variance and taken with both signs, the strongest
+        first; filters left over keep their random weights. Natural pixels are strongly
+        correlated, and both a random and a trained encoder see more once they are not.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n, channels, height, width)
+            Standardised training images.
+        regularisation : float, default=0.01
+            Added to the variances.
+
+        References
+        ----------
+        A. Coates, A. Ng, H. Lee, "An Analysis of Single-Layer Networks in Unsupervised Feature
+        Learning", AISTATS 2011 (whitened patches); K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
+        Single GPU", 2024 (as the first layer of a network).
+        """
+        weight = self.body[0].weight
+        windows = F.unfold(images, weight.shape[2:]).transpose(1, 2).flatten(0, 1)
+        windows = windows - windows.mean(0)
+        covariance = windows.T.double() @ windows.double() / len(windows)
+        variances, directions = torch.linalg.eigh(covariance)  # ascending
+        filters = (directions / (variances.clamp_min(0) + regularisation).sqrt()).T.flip(0)
+        filters = filters[: len(weight) // 2].to(weight).view(-1, *weight.shape[1:])
+        weight[: 2 * len(filters)] = torch.cat([filters, -filters])
 
     def can_share(self, stride):
         """Whether `forward_dense` is exact at this stride between patches."""
@@ -167,6 +199,7 @@ class ResNetEncoder(nn.Module):
 
     def __init__(self, n_channels, patch_size, n_components=None, *, depth=18):
         super().__init__()
+        check_name("depth", depth, self.BLOCKS)
         blocks, expansion = self.BLOCKS[depth]
         self.patch_size = tuple(patch_size)
         if min(self.patch_size) < 48:

@@ -13,8 +13,8 @@ def info_nce(predictions, targets, positives, *, logits_budget=LOGITS_BUDGET):
 
     L_N = - mean_i log( exp(s_ii') / sum_j exp(s_ij) ),  s_ij = predictions_i . targets_j,
 
-    where i' is the positive of i: a cross-entropy on logits. The logits exist in blocks of rows only,
-    and the gradient is formed block by block beside the value, so that memory is bounded by
+    where i' is the positive of i: a cross-entropy on logits. The logits exist in blocks of rows
+    only, and the gradient is formed block by block beside the value, so that memory is bounded by
     `logits_budget` however many predictions and targets there are.
 
     Parameters

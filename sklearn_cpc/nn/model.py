@@ -66,7 +66,8 @@ class CPCOutput:
         Mean over the heads, in nats, with gradient.
     losses, accuracies, bounds : Tensor of shape (n_heads,)
         InfoNCE in nats; share of positives ranked first; the lower bound
-        log N - L_N on the mutual information of context and target in nats (van den Oord et al. 2018, appendix).
+        log N - L_N on the mutual information of context and target in nats (van den Oord et al.
+        2018, appendix).
     n_candidates : Tensor of shape (n_heads,)
         N, the positive included.
     """
@@ -155,7 +156,9 @@ class CPCModel(nn.Module):
         width = latent_dim or encoder.n_components
         self.latent = nn.Linear(encoder.n_components, width) if latent_dim else nn.Identity()
         settings = context_settings or {}
-        self.contexts = nn.ModuleDict({d: make_context(context, width, **settings) for d in self.plan})
+        self.contexts = nn.ModuleDict(
+            {d: make_context(context, width, **settings) for d in self.plan}
+        )
         self.targets = nn.ModuleDict(
             {d: nn.Linear(width, projection_dim, bias=False) for d in self.plan}
         )
@@ -181,7 +184,7 @@ class CPCModel(nn.Module):
         """Features of patches with values in [0, 1], (..., channels, height, width)."""
         lead = patches.shape[:-3]
         features = self.encoder(self.standardise(patches).flatten(0, -4))
-        return features.view(*lead, -1)
+        return features.view(*lead, features.shape[-1])
 
     def embed(self, images, grid=None):
         """Features of every patch of a grid, without augmentation.
@@ -232,6 +235,10 @@ class CPCModel(nn.Module):
 
     def predict(self, z, generator=None):
         """Loss of a batch of latents, (batch, rows, cols, latent); see `forward`."""
+        if not self.plan:
+            raise ValueError(
+                f"{self.grid} has no safe step in any of the directions; pass a smaller patch_size."
+            )
         results = []
         for direction, steps in self.plan.items():
             turned = first_row_first(z, direction)
@@ -266,5 +273,3 @@ class CPCModel(nn.Module):
             z_hat, targets = F.normalize(z_hat, dim=1), F.normalize(targets, dim=1)
         loss, accuracy = info_nce(z_hat / self.temperature, targets, positives)
         return loss, accuracy, len(candidates)
-
-

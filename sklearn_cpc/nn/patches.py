@@ -158,6 +158,12 @@ class PatchGrid:
 
     def crop(self, images):
         """The part of the images that the grid covers, (..., height, width) in and out."""
+        if tuple(images.shape[-2:]) != (self.height, self.width):
+            raise ValueError(
+                f"images of {images.shape[-2]}x{images.shape[-1]} pixels do not fit this grid of "
+                f"{self.height}x{self.width}; use grid.with_size({images.shape[-2]}, "
+                f"{images.shape[-1]})."
+            )
         top, bottom, left, right = self.margins
         return images[..., top : self.height - bottom, left : self.width - right]
 
@@ -179,12 +185,6 @@ class PatchGrid:
         ValueError
             If the images are not of the grid's height and width.
         """
-        if tuple(images.shape[-2:]) != (self.height, self.width):
-            raise ValueError(
-                f"images of {images.shape[-2]}x{images.shape[-1]} pixels do not fit this grid of "
-                f"{self.height}x{self.width}; use grid.with_size({images.shape[-2]}, "
-                f"{images.shape[-1]})."
-            )
         (size_y, size_x), (stride_y, stride_x) = self.patch_size, self.patch_stride
         windows = self.crop(images).unfold(-2, size_y, stride_y).unfold(-2, size_x, stride_x)
         return windows.permute(0, 2, 3, 1, 4, 5)

@@ -16,11 +16,11 @@ def _mean(features):
 
 
 def _quadrants(features):
-    batch, rows, cols, _ = features.shape
+    rows, cols = features.shape[1:3]
     # With an odd number of rows or columns the middle one belongs to both halves.
     top, bottom = slice((rows + 1) // 2), slice(rows // 2, rows)
     left, right = slice((cols + 1) // 2), slice(cols // 2, cols)
-    parts = [_mean(features[:, r, c]) for r in (top, bottom) for c in (left, right)]
+    parts = [_maximum(features[:, r, c]) for r in (top, bottom) for c in (left, right)]
     return torch.cat(parts, 1)
 
 
@@ -38,7 +38,7 @@ def pool(features, pooling):
     ----------
     features : Tensor of shape (batch, rows, cols, n_components)
     pooling : {"max", "mean", "quadrants", "none"}
-        Maximum or mean over the grid; means over its four quadrants, side by side; or every
+        Maximum or mean over the grid; maxima over its four quadrants, side by side; or every
         patch's features side by side.
 
     Returns

@@ -16,7 +16,8 @@ class ImageFeed(Dataset):
     images : Images
     scale : PixelScale
     device : torch.device
-        On a CUDA device, images that take less than two fifths of its free memory are sent there once.
+        On a CUDA device, images that take less than two fifths of its free memory are sent
+        there once.
     """
 
     def __init__(self, images, scale, device):

@@ -102,7 +102,9 @@ class CPCNet(NeuralNet):
 
     def _diverged(self, output):
         epoch = self.history[-1]
-        bad = [h for h, ok in zip(self.module_.heads, output.losses.isfinite(), strict=True) if not ok]
+        bad = [
+            h for h, ok in zip(self.module_.heads, output.losses.isfinite(), strict=True) if not ok
+        ]
         rate = self.optimizer_.param_groups[0]["lr"]
         return (
             f"The loss is {output.loss.item()} in epoch {epoch['epoch']}, batch "

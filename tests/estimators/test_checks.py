@@ -16,7 +16,13 @@ from sklearn_cpc import CPCTransformer
 SETTINGS = [
     CPCTransformer(),
     CPCTransformer(
-        16, latent_dim=8, context_dim=4, context_depth=1, pooling="mean", max_epochs=2, random_state=1
+        16,
+        latent_dim=8,
+        context_dim=4,
+        context_depth=1,
+        pooling="mean",
+        max_epochs=2,
+        random_state=1,
     ),
     CPCTransformer(
         8,

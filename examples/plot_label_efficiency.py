@@ -1,0 +1,154 @@
+"""
+What are unlabelled images worth?
+=================================
+
+Pretrain on images without labels, then give labels to some of them: the accuracy of a linear
+classifier against the number of labels, for features learned by CPC and for what one would use
+instead. The images are scikit-learn's handwritten digits in random colours, at random
+places, on textured backgrounds.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_cpc import (
+    CPCTransformer,
+    LabelEfficiencyDisplay,
+    label_efficiency_curve,
+    label_saving,
+)
+from sklearn_cpc.datasets import load_colour_digits
+from sklearn_cpc.evaluation import FlattenImages, PatchKMeans, curve_table
+
+parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
+parser.add_argument("--n-train", type=int, default=4000)
+parser.add_argument("--n-test", type=int, default=1000)
+parser.add_argument("--epochs", type=int, default=10)
+parser.add_argument("--repeats", type=int, default=3)
+options = parser.parse_args()
+options.out.mkdir(parents=True, exist_ok=True)
+start = time.perf_counter()
+
+# %%
+# The images
+# ----------
+# The digits of the test part are others than those of the training part.
+data = load_colour_digits(n_train=options.n_train, n_test=options.n_test)
+X = np.concatenate([data.X_train, data.X_test])
+y = np.concatenate([data.y_train, data.y_test])
+train, test = np.arange(options.n_train), np.arange(options.n_train, len(X))
+print(
+    f"{len(train)} training images and {len(test)} test images of other digits, "
+    f"{X.shape[1]}x{X.shape[2]} pixels, {X.shape[3]} channels\n"
+)
+
+# %%
+# Pretraining, without labels
+# ---------------------------
+# With `max_epochs=0` the same transformer is the untrained network of the same size.
+settings = {"n_components": 512, "patch_size": 12, "patch_stride": 4, "random_state": 0}
+cpc = CPCTransformer(max_epochs=options.epochs, verbose=1, **settings).fit(data.X_train)
+random_encoder = CPCTransformer(max_epochs=0, **settings)
+
+# %%
+# Accuracy against the number of labels
+# -------------------------------------
+# Every transformer is fitted once, on the training images, without labels; the frozen one has
+# been already.
+transformers = {
+    "CPCTransformer": [FrozenEstimator(cpc)],
+    "random encoder": [random_encoder],
+    "patch k-means": [PatchKMeans(400, random_state=0)],
+    "PCA": [FlattenImages(), PCA(64, random_state=0)],
+    "raw pixels": [FlattenImages()],
+}
+classifier = LogisticRegression(C=0.01, max_iter=500)
+curves = label_efficiency_curve(
+    {name: make_pipeline(*t, StandardScaler(), classifier) for name, t in transformers.items()},
+    X,
+    y,
+    label_fractions=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    cv=[(train, test)],
+    n_repeats=options.repeats,
+    random_state=0,
+)
+print(
+    f"\nAccuracy on the test images with a share of the {len(train)} training images labelled,\n"
+    f"mean ± standard deviation over {options.repeats} label subsets\n"
+)
+print(curve_table(curves))
+
+# %%
+# How many times fewer labels
+# ---------------------------
+# For the accuracy that a rival reaches with all its labels.
+print("\nTimes fewer labels with which CPCTransformer is as accurate as a rival with all labels")
+for rival in list(curves)[1:]:
+    print(f"  {rival:15}{label_saving(curves['CPCTransformer'], curves[rival]).text:>8}")
+
+# %%
+figure, ax = plt.subplots(figsize=(9, 5), layout="constrained")
+LabelEfficiencyDisplay.from_results(curves).plot(ax=ax, saving=("CPCTransformer", "random encoder"))
+ax.set_title("Digits on textures: accuracy against labels")
+figure.savefig(options.out / "label_efficiency.png", dpi=150)
+
+# %%
+# The loss, beside that of a guess
+# --------------------------------
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+epochs = np.arange(1, cpc.n_iter_ + 1)
+heads = np.array([epoch["loss_per_head"] for epoch in cpc.history_])
+for step in sorted({k for _, k in cpc.net_.module_.heads}):
+    of_step = [k == step for _, k in cpc.net_.module_.heads]
+    ax.plot(epochs, heads[:, of_step].mean(1), marker="o", label=f"{step} patches ahead")
+ax.axhline(np.log(cpc.n_candidates), color="0.4", linestyle="--", label="a guess, ln N")
+ax.set(xlabel="Epoch", ylabel="InfoNCE loss (nats)", title="Pretraining without labels")
+ax.legend(frameon=False)
+figure.savefig(options.out / "loss.png", dpi=150)
+
+# %%
+# Nearest neighbours
+# ------------------
+# Test images, and the training images whose features are the most similar.
+n_queries, n_neighbours = 8, 7
+train_features, test_features = cpc.transform(data.X_train), cpc.transform(data.X_test[:n_queries])
+scale = StandardScaler().fit(train_features)
+index = NearestNeighbors(n_neighbors=n_neighbours, metric="cosine")
+index.fit(scale.transform(train_features))
+neighbours = index.kneighbors(scale.transform(test_features), return_distance=False)
+figure, axes = plt.subplots(
+    n_queries, n_neighbours + 1, figsize=(8, 8.6), layout="constrained", squeeze=False
+)
+for row, (query, found) in enumerate(zip(axes, neighbours, strict=True)):
+    images = [data.X_test[row], *data.X_train[found]]
+    labels = [data.y_test[row], *data.y_train[found]]
+    for cell, image, label in zip(query, images, labels, strict=True):
+        cell.imshow(image)
+        cell.set_xticks([])
+        cell.set_yticks([])
+        is_same = label == labels[0]
+        cell.set_xlabel(
+            f"{label}" if is_same else f"{label}, other", color="black" if is_same else "#B22222"
+        )
+axes[0, 0].set_title("test image")
+axes[0, 1].set_title("nearest training images", loc="left")
+figure.savefig(options.out / "neighbours.png", dpi=120)
+
+print(f"\n{time.perf_counter() - start:.0f} s in all. Pictures:")
+for name in ("label_efficiency.png", "loss.png", "neighbours.png"):
+    print(f"  {(options.out / name).resolve()}")

@@ -1,0 +1,270 @@
+"""Slow twins of the tensor formulas of `sklearn_cpc.nn`: plain loops in float64, no vectorisation.
+
+Arrays in, arrays out. Nothing here imports the formulas that it checks; networks are read for
+their parameters only.
+"""
+
+from math import exp, log
+
+import numpy as np
+
+
+def array(tensor):
+    return tensor.detach().to("cpu").double().numpy()
+
+
+# Geometry
+
+
+def starts(side, size, stride):
+    """First pixels of the patches along one axis, centred, the larger remainder at the end."""
+    first = [0]
+    while first[-1] + stride + size <= side:
+        first.append(first[-1] + stride)
+    free = side - (first[-1] + size)
+    return [free // 2 + start for start in first]
+
+
+def patches(images, size, stride):
+    """(batch, channels, height, width) -> nested list [image][row][col] of patches."""
+    height, width = images.shape[-2:]
+    rows = starts(height, size[0], stride[0])
+    cols = starts(width, size[1], stride[1])
+    return [
+        [[image[:, y : y + size[0], x : x + size[1]] for x in cols] for y in rows]
+        for image in images
+    ]
+
+
+def first_safe_step(size, stride):
+    """Smallest step at which no pixel belongs to two patches, by counting pixels."""
+    k = 1
+    while set(range(size)) & set(range(k * stride, k * stride + size)):
+        k += 1
+    return k
+
+
+def turned_clockwise(grid):
+    """A quarter turn of (rows, cols, ...)."""
+    rows, cols = grid.shape[:2]
+    out = np.empty((cols, rows, *grid.shape[2:]), grid.dtype)
+    for i in range(rows):
+        for j in range(cols):
+            out[j, rows - 1 - i] = grid[i, j]
+    return out
+
+
+QUARTER_TURNS_CLOCKWISE = {"down": 0, "right": 1, "up": 2, "left": 3}
+
+
+def first_row_first(grid, direction):
+    """Turn (rows, cols, ...) until prediction runs from the first row to the last."""
+    for _ in range(QUARTER_TURNS_CLOCKWISE[direction]):
+        grid = turned_clockwise(grid)
+    return grid
+
+
+# Networks
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def conv2d(x, layer):
+    """(channels, height, width) through the weights of a Conv2d."""
+    weight, (sy, sx), (py, px) = array(layer.weight), layer.stride, layer.padding
+    x = np.pad(x, ((0, 0), (py, py), (px, px)))
+    n_out, _, ky, kx = weight.shape
+    height, width = (x.shape[1] - ky) // sy + 1, (x.shape[2] - kx) // sx + 1
+    out = np.zeros((n_out, height, width))
+    for y in range(height):
+        for col in range(width):
+            window = x[:, y * sy : y * sy + ky, col * sx : col * sx + kx]
+            out[:, y, col] = weight.reshape(n_out, -1) @ window.ravel()
+    return out if layer.bias is None else out + array(layer.bias)[:, None, None]
+
+
+def channel_norm(x, layer):
+    """Zero mean, unit variance over the channels of each pixel, then weight and bias."""
+    out = np.empty_like(x)
+    for y in range(x.shape[1]):
+        for col in range(x.shape[2]):
+            v = x[:, y, col]
+            v = (v - v.mean()) / np.sqrt(v.var() + layer.eps)
+            out[:, y, col] = v * array(layer.weight) + array(layer.bias)
+    return out
+
+
+def sequential(x, layers):
+    for layer in layers:
+        x = LAYERS[type(layer).__name__](x, layer)
+    return x
+
+
+def pre_activation_block(x, block):
+    h = relu(channel_norm(x, block.norm))
+    shortcut = x if block.shortcut is None else conv2d(h, block.shortcut)
+    return sequential(h, block.residual) + shortcut
+
+
+def max_pool(x, layer):
+    size, stride, padding = layer.kernel_size, layer.stride, layer.padding
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)), constant_values=-np.inf)
+    height, width = ((side - size) // stride + 1 for side in x.shape[1:])
+    out = np.empty((len(x), height, width))
+    for y in range(height):
+        for col in range(width):
+            window = x[:, y * stride : y * stride + size, col * stride : col * stride + size]
+            out[:, y, col] = window.max((1, 2))
+    return out
+
+
+LAYERS = {
+    "Conv2d": conv2d,
+    "ChannelNorm": channel_norm,
+    "ReLU": lambda x, _: relu(x),
+    "MaxPool2d": max_pool,
+    "_PreActBlock": pre_activation_block,
+}
+
+
+def conv_encoder(patch, encoder):
+    """One patch (channels, height, width) -> (n_components,)."""
+    return relu(conv2d(sequential(patch, encoder.body), encoder.head))[:, 0, 0]
+
+
+def resnet_encoder(patch, encoder):
+    features = sequential(patch, encoder.body).mean((1, 2))
+    if encoder.head is None:
+        return features
+    return relu(array(encoder.head.weight) @ features + array(encoder.head.bias))
+
+
+def pixel_cnn(z, context):
+    """(rows, cols, latent) -> c, position by position, looking up and sideways only."""
+    rows, cols, _ = z.shape
+    for block in context.blocks:
+        (S, s), (A, a), (D, d), (E, e) = (
+            (array(layer.weight), array(layer.bias))
+            for layer in (block.squeeze, block.across, block.down, block.expand)
+        )
+        h = [[relu(S[:, :, 0, 0] @ z[i, j] + s) for j in range(cols)] for i in range(rows)]
+        wide = np.zeros((rows + 1, cols, len(s)))  # Row 0 is the padding on top.
+        for i in range(rows):
+            for j in range(cols):
+                near = [t for t in (-1, 0, 1) if 0 <= j + t < cols]
+                wide[i + 1, j] = a + sum(A[:, :, 0, 1 + t] @ h[i][j + t] for t in near)
+        out = np.empty_like(z)
+        for i in range(rows):
+            for j in range(cols):
+                down = D[:, :, 0, 0] @ wide[i, j] + D[:, :, 1, 0] @ wide[i + 1, j] + d
+                out[i, j] = z[i, j] + E[:, :, 0, 0] @ relu(down) + e
+        z = out
+    return relu(z)
+
+
+# Loss
+
+
+def info_nce(predictions, targets, positives):
+    """Equation 4 of van den Oord et al. 2018: (loss, accuracy)."""
+    total, n_correct = 0.0, 0
+    for prediction, positive in zip(predictions, positives, strict=True):
+        scores = [float(np.dot(prediction, target)) for target in targets]
+        top = max(scores)
+        denominator = sum(exp(score - top) for score in scores)
+        total -= scores[positive] - top - log(denominator)
+        n_correct += scores.index(top) == positive
+    return total / len(predictions), n_correct / len(predictions)
+
+
+def predict(z, model):
+    """{(direction, k): (loss, accuracy)} with every pair and every target of the batch."""
+    results = {}
+    for direction, steps in model.plan.items():
+        turned = [first_row_first(image, direction) for image in z]
+        c = [pixel_cnn(image, model.contexts[direction]) for image in turned]
+        rows, cols, _ = turned[0].shape
+        places = [(b, i, j) for b in range(len(z)) for i in range(rows) for j in range(cols)]
+        map_target = array(model.targets[direction].weight)
+        candidates = [unit(map_target @ turned[b][i, j], model) for b, i, j in places]
+        for W_k, k in zip(model.W[direction], steps, strict=True):
+            predictions, positives = [], []
+            for b, i, j in places:
+                if i + k < rows:
+                    z_hat = unit(array(W_k.weight) @ c[b][i, j], model)
+                    predictions.append(z_hat / model.temperature)
+                    positives.append(places.index((b, i + k, j)))
+            results[direction, k] = info_nce(predictions, candidates, positives)
+    return results
+
+
+def unit(v, model):
+    return v / np.sqrt((v**2).sum()) if model.similarity == "cosine" else v
+
+
+# Augmentation
+
+
+def shifted(image, dy, dx, mode):
+    """Pixel (y, x) of the result is pixel (y + dy, x + dx), beyond the border as np.pad's mode."""
+    _, height, width = image.shape
+    wide = np.pad(image, ((0, 0), (abs(dy), abs(dy)), (abs(dx), abs(dx))), mode=mode)
+    y, x = abs(dy) + dy, abs(dx) + dx
+    return wide[:, y : y + height, x : x + width]
+
+
+def shifts(image, amount, mode):
+    """{(dy, dx): image} of all whole moves by up to a fraction of the sides."""
+    _, height, width = image.shape
+    reach_y, reach_x = round(amount * height), round(amount * width)
+    return {
+        (dy, dx): shifted(image, dy, dx, mode)
+        for dy in range(-reach_y, reach_y + 1)
+        for dx in range(-reach_x, reach_x + 1)
+    }
+
+
+def luma(patch):
+    """(3, height, width) -> the same grey in all channels, weights of ITU-R BT.601."""
+    out = np.empty_like(patch)
+    for y in range(patch.shape[1]):
+        for x in range(patch.shape[2]):
+            red, green, blue = patch[:, y, x]
+            out[:, y, x] = 0.299 * red + 0.587 * green + 0.114 * blue
+    return out
+
+
+# Pooling
+
+
+def pool(features, pooling):
+    """(batch, rows, cols, n_components) -> rows of features."""
+    return np.array([POOLINGS[pooling](image) for image in features])
+
+
+def over(image, rows, cols, reduce):
+    return [reduce([image[i, j, f] for i in rows for j in cols]) for f in range(image.shape[2])]
+
+
+def quadrants(image):
+    rows, cols, _ = image.shape
+    out = []
+    for part_of_rows in half(rows):
+        for part_of_cols in half(cols):
+            out += over(image, part_of_rows, part_of_cols, max)
+    return out
+
+
+def half(n):
+    """The two halves of range(n); the middle of an odd number belongs to both."""
+    return [i for i in range(n) if i <= (n - 1) / 2], [i for i in range(n) if i >= (n - 1) / 2]
+
+
+POOLINGS = {
+    "max": lambda image: over(image, range(image.shape[0]), range(image.shape[1]), max),
+    "mean": lambda image: over(image, range(image.shape[0]), range(image.shape[1]), np.mean),
+    "quadrants": quadrants,
+    "none": lambda image: [value for row in image for patch in row for value in patch],
+}
