@@ -200,6 +200,29 @@ def predict(z, model):
     return results
 
 
+def predict_groups(z, model):
+    """{(direction, k): (loss, accuracy)} within groups of `negative_images` images."""
+    size, results = model.negative_images, {}
+    for direction, steps in model.plan.items():
+        turned = [first_row_first(image, direction) for image in z]
+        c = [pixel_cnn(image, model.contexts[direction]) for image in turned]
+        rows, cols, _ = turned[0].shape
+        map_target = array(model.targets[direction].weight)
+        for W_k, k in zip(model.W[direction], steps, strict=True):
+            groups = []
+            for first in range(0, len(z) - size + 1, size):
+                predictions, candidates = [], []
+                for b in range(first, first + size):
+                    for i in range(rows - k):
+                        for j in range(cols):
+                            z_hat = unit(array(W_k.weight) @ c[b][i, j], model)
+                            predictions.append(z_hat / model.temperature)
+                            candidates.append(unit(map_target @ turned[b][i + k, j], model))
+                groups.append(info_nce(predictions, candidates, range(len(predictions))))
+            results[direction, k] = tuple(np.mean(groups, 0))
+    return results
+
+
 def unit(v, model):
     return v / np.sqrt((v**2).sum()) if model.similarity == "cosine" else v
 

@@ -82,6 +82,7 @@ def build_net(estimator, image_shape, scale, random_state):
         "similarity": estimator.similarity,
         "temperature": estimator.temperature,
         "n_candidates": estimator.n_candidates,
+        "negative_images": estimator.negative_images,
         "augmentation": AUGMENTATIONS[augment] if isinstance(augment, str) else augment,
     }
     if len(set(settings["directions"])) < len(settings["directions"]) or not settings["directions"]:
@@ -103,8 +104,41 @@ def build_net(estimator, image_shape, scale, random_state):
     )
     seed = int(random_state.randint(2**31 - 1))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA, too
         return net.initialize()
+
+
+# What the network, the loss and the optimiser are built from.
+BUILT_FROM = (
+    "n_components",
+    "patch_size",
+    "patch_stride",
+    "encoder",
+    "context",
+    "context_dim",
+    "context_depth",
+    "latent_dim",
+    "projection_dim",
+    "directions",
+    "n_steps",
+    "similarity",
+    "temperature",
+    "n_candidates",
+    "negative_images",
+    "augment",
+    "optimizer",
+    "weight_decay",
+)
+
+
+def check_same_build(estimator, params):
+    """Refuse to continue a training whose network was built from other parameters."""
+    for name in BUILT_FROM:
+        if getattr(estimator, name) != params[name]:
+            raise ValueError(
+                f"{name}={getattr(estimator, name)!r} must be {params[name]!r} as in the fit that "
+                "is continued; set it back, or fit anew with warm_start=False."
+            )
 
 
 def whiten(net, images, scale):
@@ -147,16 +181,16 @@ def check_batch(estimator, images, n_epochs):
     """Refuse batches in which no positive has a negative."""
     if not n_epochs:
         return
-    n = min(len(images), estimator.batch_size)
+    n = len(images) // -(-len(images) // estimator.batch_size)  # the smallest batch
     height, width, _ = images.shape
     grid = PatchGrid(height, width, estimator.patch_size, estimator.patch_stride)
     rows, cols = grid.shape
     # In the longest step the pairs are those of one row or one column.
     if n == 1 and rows * cols > 1 and min(rows, cols) == 1:
-        what = "n_samples=1" if len(images) == 1 else "batch_size=1"
+        what = f"batch_size={estimator.batch_size} with n_samples={len(images)}"
         raise ValueError(
             f"{what}: a batch of one image with a grid of {rows}x{cols} patches has no negatives; "
-            "pass at least two images and batch_size >= 2."
+            "pass at least two images and a larger batch_size."
         )
 
 
@@ -206,8 +240,8 @@ def compiled(wanted, net, feed):
         except Exception as error:
             encoder._compiled_call_impl = None
             warnings.warn(
-                f"compile=True: torch.compile failed here ({type(error).__name__}: "
-                f"{str(error).splitlines()[0][:200]}); training goes on without it.",
+                f"compile=True: torch.compile failed here ({error!r:.200}); training goes on "
+                "without it.",
                 RuntimeWarning,
                 stacklevel=5,
             )

@@ -24,7 +24,7 @@ def save(estimator, path):
     tensors, optimizer = _tensors(estimator.net_)
     header = {
         "format": FORMAT,
-        "params": _plain_params(estimator),
+        "params": _plain_params(estimator, estimator._built_from),
         "pixel_scale": asdict(estimator.pixel_scale_),
         "image_shape": estimator.image_shape_,
         "channels_first": estimator.channels_first_,
@@ -36,13 +36,11 @@ def save(estimator, path):
     }
     metadata = {"sklearn_cpc": json.dumps(header)}
     # Written beside its place and moved there whole: a full disk leaves the earlier file.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        safetensors.save_file(tensors, temporary, metadata)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        # save_file would make it unreadable for others, whatever the umask.
+        temporary.write_bytes(safetensors.save(tensors, metadata))
         os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def load(cls, path, device):
@@ -74,6 +72,7 @@ def load(cls, path, device):
     estimator.image_shape_ = tuple(header["image_shape"])
     estimator.channels_first_ = header["channels_first"]
     estimator.grid_ = net.module_.grid
+    estimator._built_from = {name: getattr(estimator, name) for name in building.BUILT_FROM}
     estimator.n_features_in_ = header["n_features_in"]
     if header["feature_names_in"]:
         estimator.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
@@ -110,9 +109,9 @@ def _read(path):
     return header, tensors
 
 
-def _plain_params(estimator):
+def _plain_params(estimator, built_from):
     plain = {}
-    for name, value in estimator.get_params(deep=False).items():
+    for name, value in (estimator.get_params(deep=False) | built_from).items():
         if isinstance(value, Augmentation):
             value = asdict(value)
         if isinstance(value, np.generic):

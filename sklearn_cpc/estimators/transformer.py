@@ -86,6 +86,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Pairs of context and target, drawn at random from the batch for each direction and step;
         each one's target is told from those of the others. None: every pair against all
         targets of the batch, as in CPC v2.
+    negative_images : int or None, default=None
+        Cut the batch into groups of this many images and tell each target from all others of its
+        group, in place of `n_candidates`. A small number makes more of the negatives other places
+        of the same image: what a whole image shares, such as a background, is then of little use.
     augment : {"full", "light", "none"} or Augmentation, default="full"
         Random changes of images and patches in training.
     pooling : {"max", "mean", "quadrants", "none"}, default="max"
@@ -192,6 +196,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         "similarity": [StrOptions({"cosine", "dot"})],
         "temperature": [POSITIVE],
         "n_candidates": [Interval(Integral, 2, None, closed="left"), None],
+        "negative_images": [POSITIVE_INT, None],
         "augment": [StrOptions(set(AUGMENTATIONS)), Augmentation],
         "pooling": [StrOptions(set(POOLINGS))],
         "max_epochs": [Interval(Integral, 0, None, closed="left")],
@@ -231,6 +236,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         similarity="cosine",
         temperature=0.1,
         n_candidates=1024,
+        negative_images=None,
         augment="full",
         pooling="max",
         max_epochs=20,
@@ -266,6 +272,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.similarity = similarity
         self.temperature = temperature
         self.n_candidates = n_candidates
+        self.negative_images = negative_images
         self.augment = augment
         self.pooling = pooling
         self.max_epochs = max_epochs
@@ -343,12 +350,13 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         scale = PixelScale.of(images)
         net = building.build_net(self, images.shape, scale, random_state)
         building.check_plan(self, net, n_epochs)
+        self.grid_ = net.module_.grid
+        self._transform_grid()  # refuses a bad transform_stride before the training
         building.whiten(net, images, scale)
         self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup)
         self.image_shape_ = images.shape
         self.pixel_scale_ = scale
         self.channels_first_ = images.channels_first
-        self.grid_ = net.module_.grid
         return self
 
     def _continue(self, X, n_epochs, warmup):
@@ -359,6 +367,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 f"began with {self.image_shape_}; bring them to that shape, or fit anew with "
                 "warm_start=False."
             )
+        building.check_same_build(self, self._built_from)
         building.check_batch(self, images, n_epochs)
         net = copy.deepcopy(self.net_)
         net.lr = self.learning_rate
@@ -399,7 +408,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         features : ndarray of shape (n, n_features_out), float32
         """
         images, grid = self._prepare(X)
-        width = n_pooled(self.pooling, grid.shape, self.n_components)
+        width = n_pooled(self.pooling, grid.shape, self.encoder_.n_components)
         if width != self._n_features_out:
             raise ValueError(
                 f"pooling='none' gives {width} features for images of {grid.height}x{grid.width} "
@@ -425,7 +434,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             On the grid of `transform_stride`; pooling over rows and columns gives `transform`.
         """
         images, grid = self._prepare(X)
-        out = np.empty((len(images), *grid.shape, self.n_components), dtype=np.float32)
+        out = np.empty((len(images), *grid.shape, self.encoder_.n_components), dtype=np.float32)
         for rows, features in self._embedded(images, grid):
             out[rows] = features.cpu().numpy()
         return out
@@ -473,7 +482,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @property
     def _n_features_out(self):
-        return n_pooled(self.pooling, self._transform_grid().shape, self.n_components)
+        return n_pooled(self.pooling, self._transform_grid().shape, self.encoder_.n_components)
 
     # Keeping
 
@@ -534,18 +543,18 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise with_near_miss(error, self) from None
 
     def _check_images(self, X, reset):
-        if hasattr(X, "iloc") or getattr(X, "ndim", None) == 2 or _is_sparse(X):
-            X = as_array(X) if isinstance(X, torch.Tensor) else X
+        if not (hasattr(X, "iloc") or _is_sparse(X)):
+            X = as_array(X)
+        if X.ndim == 2:
             X = validate_data(self, X, reset=reset)
             return as_images(X, self.image_shape if reset else self._flat_shape())
-        X = as_array(X)
-        if X.ndim <= 2 or X.dtype.kind not in "buif":
+        if X.ndim < 2 or X.dtype.kind not in "buif":
             # scikit-learn's words for what is no image: a vector, text, objects.
             X = validate_data(self, X, reset=reset, allow_nd=True)
         channels = self.channels
         if not reset and X.ndim == 4 and self.image_shape_[2] > 1 and channels == "auto":
             channels = "first" if self.channels_first_ else "last"
-        images = as_images(X, self.image_shape if reset or X.ndim == 2 else None, channels)
+        images = as_images(X, self.image_shape if reset else None, channels)
         check_finite(images)
         if reset or images.shape == self.image_shape_:
             stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
@@ -573,13 +582,16 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         stride = self.transform_stride
         if isinstance(stride, str):
             stride = tuple(max(1, s // 2) for s in self.grid_.patch_stride)
-        return self.grid_.with_stride(stride)
+        try:
+            return self.grid_.with_stride(stride)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("patch_stride", "transform_stride")) from None
 
     def _embedded(self, images, grid):
         """Blocks of images as (rows, features on the grid)."""
         model = self.net_.module_
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
-        size = max(1, min(256, TRANSFORM_BUDGET // (grid.n_patches * self.n_components)))
+        size = max(1, min(256, TRANSFORM_BUDGET // (grid.n_patches * self.encoder_.n_components)))
         start = 0
         with self._threads(), torch.inference_mode(), self.net_.autocast():
             for block in feed.blocks(size):

@@ -33,9 +33,9 @@ class ConvEncoder(nn.Module):
     """A small encoder of valid convolutions, made for patches of a few pixels and for CPUs.
 
     A 3x3 convolution, then halvings (2x2, or 3x3 on odd maps, stride 2) until at most
-    `final_size` pixels a side are left, then one convolution over all of them, which is a
-    matrix product, to `n_components` rectified features. No padding and no statistics beyond a pixel's channels: evaluating
-    it once on a whole image gives exactly the features of its patches.
+    `final_size` pixels a side are left, then one convolution over all of them, a matrix
+    product, to `n_components` rectified features. No padding and no statistics beyond a pixel's
+    channels: evaluating it once on a whole image gives exactly the features of its patches.
 
     Parameters
     ----------

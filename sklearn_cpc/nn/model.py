@@ -111,6 +111,10 @@ class CPCModel(nn.Module):
         Pairs of context and target that enter the loss per head and batch, drawn anew at random;
         the targets of these pairs are the candidates. None: every pair, against all targets
         of the batch.
+    negative_images : int or None, default=None
+        The batch is cut into groups of this many images, and each pair's candidates are all the
+        targets of its group; images that fill no group are left out of the loss. Fewer images mean
+        that more of the negatives are other places of the same image. None: `n_candidates` rules.
     augmentation : Augmentation or None, default=None
         Applied in training only.
 
@@ -140,6 +144,7 @@ class CPCModel(nn.Module):
         similarity="cosine",
         temperature=0.1,
         n_candidates=None,
+        negative_images=None,
         augmentation=None,
     ):
         super().__init__()
@@ -150,6 +155,7 @@ class CPCModel(nn.Module):
         self.similarity = similarity
         self.temperature = temperature
         self.n_candidates = n_candidates
+        self.negative_images = negative_images
         self.augmentation = augmentation or AUGMENTATIONS["none"]
         self.register_buffer("pixel_mean", torch.full((n_channels,), 0.5))
         self.register_buffer("pixel_std", torch.full((n_channels,), 0.25))
@@ -244,8 +250,12 @@ class CPCModel(nn.Module):
             turned = first_row_first(z, direction)
             c = self.contexts[direction](turned)
             for W_k, k in zip(self.W[direction], steps, strict=True):
-                pairs = self._pairs(turned, c, k, generator)
-                results.append(self._contrast(*pairs, W_k, self.targets[direction]))
+                heads = W_k, self.targets[direction]
+                if self.negative_images is None:
+                    pairs = self._pairs(turned, c, k, generator)
+                    results.append(self._contrast(*pairs, *heads))
+                else:
+                    results.append(self._contrast_groups(turned, c, k, *heads))
         losses, accuracies, n_candidates = zip(*results, strict=True)
         losses, accuracies = torch.stack(losses), torch.stack(accuracies)
         n_candidates = torch.tensor(n_candidates, dtype=torch.float32, device=losses.device)
@@ -267,9 +277,31 @@ class CPCModel(nn.Module):
             contexts, own = contexts[chosen], own[chosen]
         return contexts, own, torch.arange(len(own), device=z.device)
 
-    def _contrast(self, contexts, candidates, positives, W_k, target_map):
+    def _scored(self, contexts, candidates, W_k, target_map):
+        """Predictions, divided by the temperature, and targets, whose products are the scores."""
         z_hat, targets = W_k(contexts).float(), target_map(candidates).float()
         if self.similarity == "cosine":
-            z_hat, targets = F.normalize(z_hat, dim=1), F.normalize(targets, dim=1)
-        loss, accuracy = info_nce(z_hat / self.temperature, targets, positives)
+            z_hat, targets = F.normalize(z_hat, dim=-1), F.normalize(targets, dim=-1)
+        return z_hat / self.temperature, targets
+
+    def _contrast(self, contexts, candidates, positives, W_k, target_map):
+        z_hat, targets = self._scored(contexts, candidates, W_k, target_map)
+        loss, accuracy = info_nce(z_hat, targets, positives)
         return loss, accuracy, len(candidates)
+
+    def _contrast_groups(self, z, c, k, W_k, target_map):
+        """InfoNCE within groups of images; see `negative_images`."""
+        batch, rows, cols, latent = z.shape
+        size = min(self.negative_images, batch)
+        n_groups = batch // size
+        n_candidates = size * (rows - k) * cols
+        shape = (n_groups, n_candidates, latent)
+        contexts = c[: n_groups * size, : rows - k].reshape(shape)
+        own = z[: n_groups * size, k:].reshape(shape)
+        z_hat, targets = self._scored(contexts, own, W_k, target_map)
+        with torch.autocast(z_hat.device.type, enabled=False):
+            logits = z_hat @ targets.transpose(1, 2)  # (groups, predictions, candidates)
+        positives = torch.arange(n_candidates, device=z.device).expand(n_groups, -1)
+        loss = F.cross_entropy(logits.flatten(0, 1), positives.flatten())
+        accuracy = (logits.detach().argmax(2) == positives).float().mean()
+        return loss, accuracy, n_candidates

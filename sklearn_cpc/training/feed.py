@@ -36,8 +36,9 @@ class ImageFeed(Dataset):
                 index = torch.as_tensor(index, device=self.device)
             return self.scale.apply(self.resident[index])
         rows = self.images.rows(index)
-        # Slices of a read-only memmap are views; torch wants to own what it reads.
-        rows = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
+        # Slices are views: torch wants to own what it reads, and knows no negative strides.
+        own = rows.flags.writeable and min(rows.strides) >= 0
+        rows = torch.from_numpy(rows if own else rows.copy())
         return self.scale.apply(rows.to(self.device))
 
     def blocks(self, size):

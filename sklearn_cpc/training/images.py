@@ -49,7 +49,9 @@ class Images:
             rows = rows.reshape(-1, n_channels, height, width)
         else:
             rows = rows.reshape(-1, height, width, n_channels).transpose(0, 3, 1, 2)
-        return rows.astype(rows.dtype.newbyteorder("="), copy=False)
+        # torch knows neither the other byte order nor floats of more than 64 bits.
+        native = rows.dtype.newbyteorder("=") if rows.dtype.itemsize <= 8 else np.float64
+        return rows.astype(native, copy=False)
 
 
 def as_images(X, image_shape=None, channels="auto"):
@@ -147,7 +149,7 @@ class PixelScale:
     def of(cls, images):
         """Measure training images, read in blocks."""
         low, high = _range(images)
-        high = high if high > low else low + 1.0
+        high = high if high > low else low + max(1.0, abs(low))
         step = max(1, -(-len(images) // ROWS_FOR_MOMENTS))
         total, squares, count = 0.0, 0.0, 0
         for start in range(0, len(images), ROWS_AT_ONCE * step):
@@ -163,7 +165,8 @@ class PixelScale:
 
     def apply(self, pixels):
         """Map pixels to floats, on their device."""
-        wide = pixels.dtype.itemsize > 4  # float32 would round 64-bit values before the subtraction
+        # float32 would round wide values before the subtraction.
+        wide = pixels.dtype.itemsize > (4 if pixels.is_floating_point() else 2)
         pixels = pixels.to(torch.float64 if wide else torch.float32)
         return ((pixels - self.low) / (self.high - self.low)).float()
 

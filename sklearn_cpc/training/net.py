@@ -108,7 +108,7 @@ class CPCNet(NeuralNet):
         rate = self.optimizer_.param_groups[0]["lr"]
         return (
             f"The loss is {output.loss.item()} in epoch {epoch['epoch']}, batch "
-            f"{len(epoch['batches']) + 1} (heads {bad}), at learning rate {rate:.3g}; lower "
+            f"{len(epoch['batches'])} (heads {bad}), at learning rate {rate:.3g}; lower "
             f"learning_rate={self.lr:g}, or set clip_norm=1.0. The estimator is as it was "
             "before this call."
         )
@@ -132,7 +132,7 @@ def train(net, feed, settings):
     Raises
     ------
     FloatingPointError
-        If the loss is not finite.
+        If the loss is not finite, or the weights in the end.
 
     Warns
     -----
@@ -152,6 +152,8 @@ def train(net, feed, settings):
     own += copy.deepcopy(list(settings.callbacks))
     net.callbacks_ = [(f"callback_{i}", callback.initialize()) for i, callback in enumerate(own)]
     net.batch_size = settings.batch_size
+    for group in net.optimizer_.param_groups:
+        group["lr"] = net.lr  # an earlier training has left it at the end of its cosine
     net.notify("on_train_begin")
     try:
         with _interrupt_after_batch(stop):
@@ -167,6 +169,11 @@ def train(net, feed, settings):
     finally:
         net.notify("on_train_end")
         net.callbacks_ = []
+    if not all(p.isfinite().all() for p in net.module_.parameters()):
+        raise FloatingPointError(
+            f"The last steps left weights that are not finite; lower learning_rate={net.lr:g}, or "
+            "set clip_norm=1.0. The estimator is as it was before this call."
+        )
 
 
 @contextmanager

@@ -49,8 +49,9 @@ def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
-# The pandas check fits on a data frame and transforms an array on purpose.
+# The pandas check mixes data frames and arrays between fit and transform on purpose.
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
+@pytest.mark.filterwarnings("ignore:X has feature names:UserWarning")
 @pytest.mark.parametrize(
     "check",
     [

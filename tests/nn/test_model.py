@@ -172,6 +172,19 @@ def test_predict_is_its_slow_twin(similarity, temperature):
     assert output.n_candidates.tolist() == [2 * 4 * 6] * len(model.heads)
 
 
+def test_predict_in_groups_of_images_is_its_slow_twin():
+    """Five images in groups of two: the fifth is in no group."""
+    model = small_model(asymmetric_grid(), max_steps=2, negative_images=2)
+    z = normal(5, 4, 6, 6)
+    output = model.predict(z)
+    expected = reference.predict_groups(reference.array(z), model)
+    assert list(expected) == model.heads
+    losses, accuracies = np.transpose(list(expected.values()))
+    np.testing.assert_allclose(output.losses.numpy(), losses, **CLOSE)
+    np.testing.assert_allclose(output.accuracies.numpy(), accuracies, rtol=1e-6)
+    torch.testing.assert_close(model.predict(z[:4]).losses, output.losses)
+
+
 def test_forward_is_predict_of_the_latents():
     model = small_model(asymmetric_grid())
     images = random(3, 1, 10, 14)

@@ -1,0 +1,264 @@
+"""CIFAR-10: what CPC features learned without labels are worth, beside the alternatives.
+
+    python benchmarks/cifar10.py ARCHIVE --setting cpu
+    python benchmarks/cifar10.py ARCHIVE --setting gpu
+
+ARCHIVE is a tar file with train/<class>/*.jpg and test/<class>/*.jpg. The "cpu" setting pretrains
+on 10,000 training images for at most 15 minutes and classifies 5,000 test images; the "gpu"
+setting takes all 50,000 and all 10,000. Encoders see the training images only. Each classifier is
+a LogisticRegression on standardised features whose C is chosen by cross-validation inside the
+labelled subset; test images choose nothing. Results are appended to a file of JSON lines, one for
+each set of features, and one for the run.
+"""
+
+import argparse
+import copy
+import json
+import os
+import platform
+import resource
+import tarfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import skorch
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_cpc import CPCTransformer, label_efficiency_curve
+from sklearn_cpc.evaluation import FlattenImages, PatchKMeans, curve_table
+
+CPC = {
+    "n_components": 1024,
+    "patch_size": 8,
+    "patch_stride": 4,
+    "transform_stride": 2,
+    "directions": ("down", "right"),
+    "precision": "bf16",
+    "random_state": 0,
+}
+SETTINGS = {
+    "cpu": {
+        "n_train": 10_000,
+        "n_test": 5_000,
+        "label_counts": (100, 1000, 5000),
+        "n_repeats": 1,
+        "kmeans_components": 400,
+        "cpc": CPC | {"max_epochs": 27, "batch_size": 64},
+    },
+    "gpu": {
+        "n_train": 50_000,
+        "n_test": 10_000,
+        "label_counts": (500, 5000, 50_000),
+        "n_repeats": 1,
+        "kmeans_components": 1600,
+        "cpc": CPC
+        | {"max_epochs": 100, "batch_size": 256, "directions": ("down", "up", "right", "left")},
+    },
+}
+
+
+def load_cifar10(archive):
+    """The images and labels of both parts: (n, 32, 32, 3) uint8 and (n,)."""
+    parts = {"train": ([], []), "test": ([], [])}
+    with tarfile.open(archive) as tar:
+        for member in sorted(tar.getmembers(), key=lambda m: m.name):
+            path = Path(member.name)
+            if path.suffix != ".jpg":
+                continue
+            images, names = parts[path.parts[-3]]
+            images.append(np.asarray(Image.open(BytesIO(tar.extractfile(member).read()))))
+            names.append(path.parts[-2])
+    classes = sorted(set(parts["train"][1]))
+    return [
+        (np.stack(images), np.array([classes.index(name) for name in names]))
+        for images, names in parts.values()
+    ]
+
+
+def count_flops(cpc, images):
+    """Floating-point operations of one training step per image, counted from the shapes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = cpc.net_
+    model = net.module_.train()
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(net.device) / 255
+    counter = FlopCounterMode(display=False)
+    with counter:
+        with net.autocast():
+            loss = model(batch).loss
+        loss.backward()
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    return counter.get_total_flops() / len(images)
+
+
+def product_rate(precision, device, side=2048, repeats=20):
+    """FLOP/s of a plain product of two square matrices."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    for _ in range(3):
+        torch.mm(a, b)
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        torch.mm(a, b)
+    _synchronize(device)
+    return 2 * side**3 * repeats / (time.perf_counter() - start)
+
+
+def _synchronize(device):
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def has_native_bf16():
+    """Whether bf16 products are faster than float32 ones here, by trying."""
+    return torch.cuda.is_available() or product_rate("bf16", "cpu", 1024, 5) > 1.2 * product_rate(
+        "float32", "cpu", 1024, 5
+    )
+
+
+def pooled(cpc, pooling):
+    """The same fitted transformer with another pooling, not to be fitted again."""
+    return FrozenEstimator(copy.copy(cpc).set_params(pooling=pooling))
+
+
+def feature_sets(cpc, untrained, n_kmeans):
+    """Name -> transformers, all at their two poolings."""
+    sets = {}
+    for pooling in ("max", "quadrants"):
+        sets[f"CPC, {pooling}"] = [pooled(cpc, pooling)]
+        sets[f"random encoder, {pooling}"] = [pooled(untrained, pooling)]
+        sets[f"patch k-means {n_kmeans}, {pooling}"] = [
+            PatchKMeans(n_kmeans, pooling=pooling, random_state=0)
+        ]
+    sets["PCA, 128"] = [FlattenImages(), PCA(128, random_state=0)]
+    sets["raw pixels"] = [FlattenImages()]
+    return sets
+
+
+class ChosenC(LogisticRegression):
+    """LogisticRegression whose C was chosen by 3-fold cross-validation on what it is given."""
+
+    def fit(self, X, y):
+        C = np.array([0.1, 0.3, 1, 3, 10, 30]) / X.shape[1]
+        search = GridSearchCV(
+            LogisticRegression(max_iter=self.max_iter), {"C": C}, cv=3, n_jobs=2, refit=False
+        )
+        self.C = search.fit(X, y).cv_results_["param_C"][search.best_index_]
+        return super().fit(X, y)
+
+
+def environment():
+    """What the numbers depend on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU only"
+    return {
+        "device": device,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "scikit-learn": sklearn.__version__,
+        "skorch": skorch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--setting", choices=SETTINGS, default="cpu")
+    parser.add_argument("--epochs", type=int, help="instead of the setting's")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=("auto", "bf16", "float32"))
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "cifar10.jsonl"
+    )
+    options = parser.parse_args()
+    setting = SETTINGS[options.setting]
+    (X, y), (X_test, y_test) = load_cifar10(options.archive)
+    rng = np.random.RandomState(options.seed)
+    chosen = rng.permutation(len(X))[: setting["n_train"]]
+    tested = rng.permutation(len(X_test))[: setting["n_test"]]
+    X = np.concatenate([X[chosen], X_test[tested]])
+    y = np.concatenate([y[chosen], y_test[tested]])
+    train, test = np.arange(len(chosen)), np.arange(len(chosen), len(X))
+
+    settings = setting["cpc"] | {"random_state": options.seed}
+    settings["precision"] = options.precision or ("bf16" if has_native_bf16() else "float32")
+    if options.epochs is not None:
+        settings["max_epochs"] = options.epochs
+    cpc = CPCTransformer(**settings, verbose=1)
+    start = time.perf_counter()
+    cpc.fit(X[train])
+    seconds = time.perf_counter() - start
+    untrained = clone(cpc).set_params(max_epochs=0, verbose=0).fit(X[train])
+    rate = np.median([epoch["images_per_second"] for epoch in cpc.history_])
+    achieved = rate * count_flops(cpc, X[: settings["batch_size"]])
+    ceiling = product_rate(cpc.net_.precision, cpc.net_.device)
+    run = {
+        "what": "run",
+        "setting": options.setting,
+        "seed": options.seed,
+        "cpc": settings,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(float(rate), 1),
+        "gflops": round(achieved / 1e9, 1),
+        "mm_gflops": round(ceiling / 1e9, 1),
+        "share_of_mm": round(achieved / ceiling, 3),
+        "bound_nats": round(cpc.history_[-1]["mutual_information"], 3) if cpc.history_ else None,
+        "date": time.strftime("%Y-%m-%d"),
+        **environment(),
+    }
+    print(
+        f"\nPretraining: {seconds / 60:.1f} minutes, {rate:.0f} images/s, "
+        f"{run['gflops']:.0f} GFLOP/s, which is {run['share_of_mm']:.2f} of the "
+        f"{run['mm_gflops']:.0f} GFLOP/s of torch.mm in {cpc.net_.precision}\n"
+    )
+    curves = {}
+    rows = [run]
+    for name, steps in feature_sets(cpc, untrained, setting["kmeans_components"]).items():
+        begin = time.perf_counter()
+        curve = label_efficiency_curve(
+            make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200)),
+            X,
+            y,
+            label_fractions=setting["label_counts"],
+            cv=[(train, test)],
+            n_repeats=setting["n_repeats"],
+            random_state=options.seed,
+        )
+        curves[name] = curve
+        rows.append(
+            {
+                "what": "accuracy",
+                "setting": options.setting,
+                "seed": options.seed,
+                "features": name,
+                "n_labels": curve.n_labels[0].tolist(),
+                "scores": curve.scores[:, 0, :].round(4).tolist(),
+                "seconds": round(time.perf_counter() - begin, 1),
+            }
+        )
+        print(f"{name:30} {curve.mean.round(4)}  {rows[-1]['seconds']:.0f} s", flush=True)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    run["peak_memory_gib"] = round(memory, 2)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    print(f"\nAccuracy on {len(test)} test images\n\n{curve_table(curves)}")
+    print(f"\nPeak memory {memory:.2f} GiB. Added to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What needs a CUDA device."""
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from .toys import images, tiny
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+X = images()
+X.setflags(write=False)
+
+
+def test_auto_is_cuda_and_bf16():
+    cpc = tiny().fit(X)
+    assert next(cpc.net_.module_.parameters()).is_cuda
+    assert cpc.net_.precision == "bf16"
+    assert cpc.transform(X).dtype == np.float32
+
+
+def test_float32_features_agree_with_those_of_the_cpu():
+    one, two = (tiny(device=d, precision="float32", max_epochs=0).fit(X) for d in ("cuda", "cpu"))
+    # TF32 may be on in convolutions: 10 bits of mantissa.
+    scale = np.abs(two.transform(X)).max()
+    np.testing.assert_allclose(one.transform(X), two.transform(X), atol=5e-3 * scale)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f2", "f4", "f8", "?"])
+def test_every_dtype_trains_resident_on_the_device(dtype):
+    cpc = tiny(device="cuda").fit(X.astype(dtype)).partial_fit(X.astype(dtype))
+    assert np.isfinite(cpc.transform(X.astype(dtype))).all()
+    assert cpc.n_iter_ == 2
+
+
+def test_uint8_is_resident_as_uint8_and_brought_in_batches_where_it_does_not_fit(monkeypatch):
+    from sklearn_cpc.training import ImageFeed, PixelScale, as_images, feed
+
+    found = as_images(X)
+    scale = PixelScale.of(found)
+    resident = ImageFeed(found, scale, "cuda")
+    assert resident.resident.dtype == torch.uint8
+    assert resident.resident.is_cuda
+    monkeypatch.setattr(feed, "SHARE_OF_FREE_MEMORY", 0.0)
+    brought = ImageFeed(found, scale, "cuda")
+    assert brought.resident is None
+    for index in (slice(2, 7), np.array([5, 1, 5])):
+        assert torch.equal(resident.batch(index), brought.batch(index))
+
+
+def test_a_pickle_from_the_gpu_loads_on_the_cpu(monkeypatch):
+    cpc = tiny(device="cuda", precision="float32").fit(X)
+    expected, stored = cpc.transform(X), pickle.dumps(cpc)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="no CUDA devices are available|Setting self.device"):
+        other = pickle.load(io.BytesIO(stored))
+    assert not next(other.net_.module_.parameters()).is_cuda
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(other.transform(X), expected, atol=5e-3 * scale)
+    assert other.partial_fit(X).n_iter_ == 2
+
+
+def test_a_file_from_the_gpu_loads_on_the_cpu(tmp_path):
+    pytest.importorskip("safetensors")
+    cpc = tiny(device="cuda", precision="float32").fit(X)
+    cpc.save(tmp_path / "a")
+    other = type(cpc).load(tmp_path / "a", device="cpu")
+    scale = np.abs(cpc.transform(X)).max()
+    np.testing.assert_allclose(other.transform(X), cpc.transform(X), atol=5e-3 * scale)
+    assert other.partial_fit(X).n_iter_ == 2
+
+
+def test_copies_go_on_identically():
+    cpc = tiny(device="cuda").fit(X)
+    other = copy.deepcopy(cpc)
+    np.testing.assert_allclose(
+        cpc.partial_fit(X).transform(X), other.partial_fit(X).transform(X), rtol=1e-2, atol=1e-2
+    )
+
+
+def test_the_global_generators_are_left_alone():
+    torch.cuda.manual_seed(5)
+    before = torch.cuda.get_rng_state()
+    tiny(device="cuda").fit(X).transform(X)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
