@@ -34,6 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from sklearn_cpc import CPCTransformer, label_efficiency_curve
 from sklearn_cpc.evaluation import FlattenImages, PatchKMeans, curve_table
@@ -44,7 +45,8 @@ CPC = {
     "patch_stride": 4,
     "transform_stride": 2,
     "directions": ("down", "right"),
-    "precision": "bf16",
+    "negative_images": 8,
+    "learning_rate": 2e-3,
     "random_state": 0,
 }
 SETTINGS = {
@@ -54,7 +56,7 @@ SETTINGS = {
         "label_counts": (100, 1000, 5000),
         "n_repeats": 1,
         "kmeans_components": 400,
-        "cpc": CPC | {"max_epochs": 27, "batch_size": 64},
+        "cpc": CPC | {"max_epochs": 22, "batch_size": 64},
     },
     "gpu": {
         "n_train": 50_000,
@@ -154,7 +156,7 @@ class ChosenC(LogisticRegression):
     def fit(self, X, y):
         C = np.array([0.1, 0.3, 1, 3, 10, 30]) / X.shape[1]
         search = GridSearchCV(
-            LogisticRegression(max_iter=self.max_iter), {"C": C}, cv=3, n_jobs=2, refit=False
+            LogisticRegression(max_iter=self.max_iter), {"C": C}, cv=3, refit=False
         )
         self.C = search.fit(X, y).cv_results_["param_C"][search.best_index_]
         return super().fit(X, y)
@@ -184,7 +186,10 @@ def main():
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "cifar10.jsonl"
     )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    threadpool_limits(options.threads)
     setting = SETTINGS[options.setting]
     (X, y), (X_test, y_test) = load_cifar10(options.archive)
     rng = np.random.RandomState(options.seed)
@@ -210,6 +215,7 @@ def main():
         "what": "run",
         "setting": options.setting,
         "seed": options.seed,
+        "threads": options.threads,
         "cpc": settings,
         "seconds": round(seconds, 1),
         "images_per_second": round(float(rate), 1),

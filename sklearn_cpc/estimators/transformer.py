@@ -357,6 +357,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.image_shape_ = images.shape
         self.pixel_scale_ = scale
         self.channels_first_ = images.channels_first
+        self._built_from = {name: getattr(self, name) for name in building.BUILT_FROM}
         return self
 
     def _continue(self, X, n_epochs, warmup):

@@ -132,7 +132,7 @@ def train(net, feed, settings):
     Raises
     ------
     FloatingPointError
-        If the loss is not finite, or the weights in the end.
+        If the loss is not finite, or the features in the end.
 
     Warns
     -----
@@ -169,10 +169,18 @@ def train(net, feed, settings):
     finally:
         net.notify("on_train_end")
         net.callbacks_ = []
-    if not all(p.isfinite().all() for p in net.module_.parameters()):
+    _check_features(net, feed)
+
+
+def _check_features(net, feed):
+    """Refuse what the last steps have spoiled, which no loss has seen."""
+    net.module_.eval()
+    with torch.inference_mode(), net.autocast():
+        features = net.module_.embed(feed.batch(slice(8)))
+    if not features.isfinite().all():
         raise FloatingPointError(
-            f"The last steps left weights that are not finite; lower learning_rate={net.lr:g}, or "
-            "set clip_norm=1.0. The estimator is as it was before this call."
+            f"After training the features are not finite; lower learning_rate={net.lr:g}, or set "
+            "clip_norm=1.0. The estimator is as it was before this call."
         )
 
 
