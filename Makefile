@@ -1,6 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
-CIFAR10 ?= ../shared/data/cifar10.tar.xz
+# make bench CIFAR10=path/to/cifar10.tar.xz: train/<class>/*.jpg and test/<class>/*.jpg
+CIFAR10 ?= cifar10.tar.xz
 
 .PHONY: demo test lint format bench clean
 

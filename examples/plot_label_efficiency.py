@@ -125,10 +125,15 @@ figure.savefig(options.out / "label_efficiency.png", dpi=150)
 figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
 epochs = np.arange(1, cpc.n_iter_ + 1)
 heads = np.array([epoch["loss_per_head"] for epoch in cpc.history_])
-for step in sorted({k for _, k in cpc.net_.module_.heads}):
+bounds = np.array([epoch["mutual_information_per_head"] for epoch in cpc.history_])
+for step, marker in zip(sorted({k for _, k in cpc.net_.module_.heads}), "os^v", strict=False):
     of_step = [k == step for _, k in cpc.net_.module_.heads]
-    ax.plot(epochs, heads[:, of_step].mean(1), marker="o", label=f"{step} patches ahead")
-ax.axhline(np.log(cpc.n_candidates), color="0.4", linestyle="--", label="a guess, ln N")
+    (line,) = ax.plot(
+        epochs, heads[:, of_step].mean(1), marker=marker, label=f"{step} patches ahead"
+    )
+    guess = (heads + bounds)[0, of_step].mean()  # ln N
+    ax.axhline(guess, color=line.get_color(), linestyle="--", linewidth=1)
+ax.plot([], [], color="0.4", linestyle="--", linewidth=1, label="a guess among as many, ln N")
 ax.set(xlabel="Epoch", ylabel="InfoNCE loss (nats)", title="Pretraining without labels")
 ax.legend(frameon=False)
 figure.savefig(options.out / "loss.png", dpi=150)

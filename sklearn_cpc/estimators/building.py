@@ -182,15 +182,18 @@ def check_batch(estimator, images, n_epochs):
     if not n_epochs:
         return
     n = len(images) // -(-len(images) // estimator.batch_size)  # the smallest batch
+    n = min(n, estimator.negative_images or n)
     height, width, _ = images.shape
     grid = PatchGrid(height, width, estimator.patch_size, estimator.patch_stride)
     rows, cols = grid.shape
     # In the longest step the pairs are those of one row or one column.
     if n == 1 and rows * cols > 1 and min(rows, cols) == 1:
         what = f"batch_size={estimator.batch_size} with n_samples={len(images)}"
+        if estimator.negative_images == 1:
+            what = "negative_images=1"
         raise ValueError(
             f"{what}: a batch of one image with a grid of {rows}x{cols} patches has no negatives; "
-            "pass at least two images and a larger batch_size."
+            "pass at least two images and a larger batch_size or negative_images."
         )
 
 

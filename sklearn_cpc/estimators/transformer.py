@@ -85,8 +85,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     n_candidates : int or None, default=1024
         Pairs of context and target, drawn at random from the batch for each direction and step;
         each one's target is told from those of the others. None: every pair against all
-        targets of the batch, as in CPC v2.
-    negative_images : int or None, default=None
+        targets of the batch, as in CPC v2. Counts only where `negative_images` is None.
+    negative_images : int or None, default=8
         Cut the batch into groups of this many images and tell each target from all others of its
         group, in place of `n_candidates`. A small number makes more of the negatives other places
         of the same image: what a whole image shares, such as a background, is then of little use.
@@ -99,7 +99,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Passes over the images. 0 keeps the random encoder, the baseline to beat.
     batch_size : int, default=64
         Images per batch.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=2e-3
         Peak learning rate.
     optimizer : {"adamw", "adam"}, default="adamw"
         Algorithm.
@@ -236,12 +236,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         similarity="cosine",
         temperature=0.1,
         n_candidates=1024,
-        negative_images=None,
+        negative_images=8,
         augment="full",
         pooling="max",
         max_epochs=20,
         batch_size=64,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         optimizer="adamw",
         weight_decay=0.01,
         warmup=0.05,

@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 __all__ = ["ImageFeed", "TrainingBatches"]
 
 SHARE_OF_FREE_MEMORY = 0.4
+SIGNED = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}
 
 
 class ImageFeed(Dataset):
@@ -56,7 +57,9 @@ class ImageFeed(Dataset):
         parts = []
         for start in range(0, len(self), 4096):
             rows = self.images.rows(slice(start, start + 4096))
-            parts.append(torch.from_numpy(rows.copy()).to(self.device))
+            # torch cannot index wide unsigned integers on a device.
+            rows = rows.astype(SIGNED.get(rows.dtype.name, rows.dtype))
+            parts.append(torch.from_numpy(rows).to(self.device))
         return torch.cat(parts)
 
 

@@ -33,6 +33,7 @@ SETTINGS = [
         directions=("left", "down"),
         n_steps=1,
         n_candidates=None,
+        negative_images=None,
         similarity="dot",
         temperature=10.0,
         optimizer="adam",

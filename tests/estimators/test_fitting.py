@@ -267,7 +267,7 @@ def test_a_loss_that_is_not_finite_leaves_the_earlier_fit(how, monkeypatch):
     history = copy.deepcopy(cpc.history_)
     net_history = len(cpc.net_.history)
     _Diverging(monkeypatch)
-    with pytest.raises(FloatingPointError, match=r"batch 3 .*learning_rate=0\.001"):
+    with pytest.raises(FloatingPointError, match=r"batch 3 .*learning_rate=0\.002"):
         cpc.partial_fit(X) if how == "partial_fit" else cpc.fit(X)
     monkeypatch.undo()
     assert same_state(state, vars(cpc))
@@ -301,6 +301,7 @@ def test_training_learns_what_is_predictable():
         "projection_dim": 16,
         "context_dim": 16,
         "n_candidates": 128,
+        "negative_images": None,
         "batch_size": 16,
         "learning_rate": 3e-3,
         "augment": "none",
