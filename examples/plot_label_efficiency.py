@@ -162,8 +162,7 @@ for row, (query, found) in enumerate(zip(axes, neighbours, strict=True)):
         cell.set_xlabel(
             f"{label}" if is_same else f"{label}, other", color="black" if is_same else "#B22222"
         )
-axes[0, 0].set_title("test image")
-axes[0, 1].set_title("nearest training images", loc="left")
+figure.suptitle("Test images (left) and the training images nearest to them in feature space")
 figure.savefig(options.out / "neighbours.png", dpi=120)
 
 print(f"\n{time.perf_counter() - start:.0f} s in all. Pictures:")

@@ -145,7 +145,7 @@ def test_history_averages_batches_by_their_number_of_images():
 
 
 def test_history_keys_lengths_and_bounds():
-    cpc = tiny(max_epochs=3, n_candidates=16).fit(images())
+    cpc = tiny(max_epochs=3, n_candidates=16, negative_images=None).fit(images())
     n_heads = len(cpc.net_.module_.heads)
     assert cpc.n_iter_ == len(cpc.history_) == len(cpc.loss_curve_) == 3
     for i, row in enumerate(cpc.history_):
