@@ -13,8 +13,9 @@ CIFAR10 ?= cifar10.tar.xz
 demo: .venv/installed
 	$(BIN)/python examples/plot_label_efficiency.py --out demo
 
+# One thread: the tests' products are too small to share, and two runs at a time do not collide.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: .venv/installed
 	$(BIN)/ruff check .
