@@ -38,6 +38,7 @@ from threadpoolctl import threadpool_limits
 
 from sklearn_cpc import CPCTransformer, label_efficiency_curve
 from sklearn_cpc.evaluation import FlattenImages, PatchKMeans, curve_table
+from sklearn_cpc.nn import Augmentation
 
 CPC = {
     "n_components": 1024,
@@ -45,8 +46,11 @@ CPC = {
     "patch_stride": 4,
     "transform_stride": 2,
     "directions": ("down", "right"),
-    "negative_images": 8,
-    "learning_rate": 2e-3,
+    "negative_images": None,
+    "n_candidates": 1024,
+    "learning_rate": 1e-3,
+    # The blocks of JPEG would move with a shifted image and tell images apart.
+    "augment": Augmentation(shift=0),
     "random_state": 0,
 }
 SETTINGS = {
@@ -56,7 +60,7 @@ SETTINGS = {
         "label_counts": (100, 1000, 5000),
         "n_repeats": 1,
         "kmeans_components": 400,
-        "cpc": CPC | {"max_epochs": 22, "batch_size": 64},
+        "cpc": CPC | {"max_epochs": 9, "batch_size": 64},
     },
     "gpu": {
         "n_train": 50_000,
@@ -261,7 +265,7 @@ def main():
     run["peak_memory_gib"] = round(memory, 2)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
     print(f"\nAccuracy on {len(test)} test images\n\n{curve_table(curves)}")
     print(f"\nPeak memory {memory:.2f} GiB. Added to {options.out}")
 

@@ -134,11 +134,15 @@ BUILT_FROM = (
 def check_same_build(estimator, params):
     """Refuse to continue a training whose network was built from other parameters."""
     for name in BUILT_FROM:
-        if getattr(estimator, name) != params[name]:
+        if _as_built(getattr(estimator, name)) != _as_built(params[name]):
             raise ValueError(
                 f"{name}={getattr(estimator, name)!r} must be {params[name]!r} as in the fit that "
                 "is continued; set it back, or fit anew with warm_start=False."
             )
+
+
+def _as_built(value):
+    return tuple(value) if isinstance(value, list) else value
 
 
 def whiten(net, images, scale):

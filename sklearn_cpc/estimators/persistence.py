@@ -58,6 +58,7 @@ def load(cls, path, device):
     if isinstance(params.get("augment"), dict):
         params["augment"] = Augmentation(**params["augment"])
     params = {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}
+    params["callbacks"] = None  # an empty list is the most that can be saved
     estimator = cls(**params)
     estimator._validate_params()
     scale = header["pixel_scale"]

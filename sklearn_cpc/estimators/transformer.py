@@ -28,8 +28,10 @@ from .names import with_near_miss
 
 __all__ = ["CPCTransformer"]
 
-# Numbers of float32 that the features of one block of images may hold at transform: 128 MiB.
+# Numbers of float32 that the features, or the first maps, of one block of images may hold at
+# transform: 128 MiB.
 TRANSFORM_BUDGET = 2**25
+FIRST_MAPS = 64  # channels of the encoders' first layers
 POSITIVE_INT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 
@@ -51,7 +53,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         (height, width), (height, width, channels) or (channels, height, width) of flat rows.
         None: a square where the length of a row is a square number, else a single row of pixels.
     channels : {"auto", "first", "last"}, default="auto"
-        Channel axis of 4-D images. "auto": the shorter of the first and the last.
+        Channel axis of 4-D images and of an `image_shape` of three numbers. "auto": the shorter of
+        the first and the last.
     patch_size : int, (int, int) or "auto", default="auto"
         Pixels of a patch. "auto": about 7x7 patches at half overlap, see
         `sklearn_cpc.nn.PatchGrid`.
@@ -402,7 +405,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         ----------
         X : array-like
             As in `fit`. Images with axes may be of another size than in `fit`, as long as a patch
-            fits; with `pooling="none"` they may not.
+            fits; with `pooling="none"` they may not. Pixels of the same range as in `fit`.
 
         Returns
         -------
@@ -446,7 +449,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Parameters
         ----------
         X : array-like
-            Images of the size of `fit`.
+            Images of the size of `fit`. They are compared in the order of a fixed permutation, so
+            that sorted images make no easier negatives.
         y : None
             Ignored.
 
@@ -471,7 +475,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         generator = torch.Generator(feed.device).manual_seed(0)
         total = 0.0
         with self._threads(), torch.inference_mode(), self.net_.autocast():
-            for block in feed.blocks(self.batch_size):
+            order = np.random.RandomState(0).permutation(len(images))
+            for index in np.array_split(order, -(-len(images) // self.batch_size)):
+                block = feed.batch(index)
                 total += len(block) * model(block, generator).bounds.mean().item()
         return total / len(images)
 
@@ -548,7 +554,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             X = as_array(X)
         if X.ndim == 2:
             X = validate_data(self, X, reset=reset)
-            return as_images(X, self.image_shape if reset else self._flat_shape())
+            channels = self.channels if reset else ("first" if self.channels_first_ else "last")
+            return as_images(X, self.image_shape if reset else self._flat_shape(), channels)
         if X.ndim < 2 or X.dtype.kind not in "buif":
             # scikit-learn's words for what is no image: a vector, text, objects.
             X = validate_data(self, X, reset=reset, allow_nd=True)
@@ -577,11 +584,18 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_is_fitted(self)
         images = self._check_images(X, reset=False)
         height, width, _ = images.shape
-        return images, self._transform_grid().with_size(height, width)
+        grid = self._transform_grid()
+        if height < grid.patch_size[0] or width < grid.patch_size[1]:
+            raise ValueError(
+                f"X has images of {height}x{width} pixels, smaller than the patches of the fit, "
+                f"{grid.patch_size[0]}x{grid.patch_size[1]}; pass larger images, or fit anew with "
+                "a smaller patch_size."
+            )
+        return images, grid.with_size(height, width)
 
     def _transform_grid(self):
         stride = self.transform_stride
-        if isinstance(stride, str):
+        if stride == "auto":
             stride = tuple(max(1, s // 2) for s in self.grid_.patch_stride)
         try:
             return self.grid_.with_stride(stride)
@@ -592,7 +606,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Blocks of images as (rows, features on the grid)."""
         model = self.net_.module_
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
-        size = max(1, min(256, TRANSFORM_BUDGET // (grid.n_patches * self.encoder_.n_components)))
+        can_share = getattr(self.encoder_, "can_share", None)
+        shares = can_share is not None and can_share(grid.patch_stride)
+        pixels = grid.height * grid.width if shares else grid.n_patches * np.prod(grid.patch_size)
+        numbers = max(grid.n_patches * self.encoder_.n_components, FIRST_MAPS * int(pixels))
+        size = max(1, min(256, TRANSFORM_BUDGET // numbers))
         start = 0
         with self._threads(), torch.inference_mode(), self.net_.autocast():
             for block in feed.blocks(size):

@@ -19,7 +19,8 @@ class Augmentation:
     Parameters
     ----------
     shift : float, default=0.125
-        Images are moved by up to this fraction of their height and width, mirrored at the borders.
+        Images are moved by up to this fraction of their height and width, mirrored at the borders;
+        `CPCModel` moves them by less than half a patch, lest a mirror image join two patches.
     flip : float, default=0.5
         Probability of a left-right flip. Set to 0 where sides have a meaning, as for letters.
     jitter : float, default=0.125
@@ -59,7 +60,7 @@ class Augmentation:
             if not 0 <= value <= 1:
                 raise ValueError(f"{field.name}={value!r} must be between 0 and 1.")
 
-    def images(self, images, generator=None):
+    def images(self, images, generator=None, max_shift=None):
         """Change whole images.
 
         Parameters
@@ -68,6 +69,8 @@ class Augmentation:
             Any dtype; uint8 stays uint8.
         generator : torch.Generator or None, default=None
             On the images' device.
+        max_shift : (int, int) or None, default=None
+            Most pixels that an image is moved down or up and sideways, whatever `shift` says.
 
         Returns
         -------
@@ -76,8 +79,9 @@ class Augmentation:
         batch, _, height, width = images.shape
         if not (self.shift or self.flip):
             return images
-        rows = _shifted(batch, height, self.shift, images.device, generator)
-        cols = _shifted(batch, width, self.shift, images.device, generator)
+        limits = max_shift or (height, width)
+        rows = _shifted(batch, height, self.shift, images.device, generator, limits[0])
+        cols = _shifted(batch, width, self.shift, images.device, generator, limits[1])
         flipped = _chance(batch, self.flip, images.device, generator)
         cols = torch.where(flipped[:, None], cols.flip(1), cols)
         return _gather(images, _mirror(rows, height), _mirror(cols, width))
@@ -146,9 +150,9 @@ def _chance(n, probability, device, generator):
     return torch.rand(n, device=device, generator=generator) < probability
 
 
-def _shifted(n, side, amount, device, generator):
+def _shifted(n, side, amount, device, generator, limit=None):
     """Pixel indices of n axes of this length, each moved by a random whole number."""
-    reach = round(amount * side)
+    reach = min(round(amount * side), side if limit is None else limit)
     moves = torch.randint(-reach, reach + 1, (n, 1), device=device, generator=generator)
     return torch.arange(side, device=device) + moves
 

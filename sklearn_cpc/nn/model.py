@@ -230,7 +230,10 @@ class CPCModel(nn.Module):
         output : CPCOutput
         """
         if self.training:
-            images = self.augmentation.images(images, generator)
+            # The mirror image of a border stays inside the outermost patch: in the next it would
+            # be seen by the context of a target that holds the original.
+            limits = [(size - 1) // 2 for size in self.grid.patch_size]
+            images = self.augmentation.images(images, generator, limits)
         patches = self.grid.extract(images)
         if self.training:
             flat = patches.flatten(0, 2)

@@ -160,12 +160,14 @@ def train(net, feed, settings):
             net.fit_loop(feed, epochs=settings.n_epochs)
     except KeyboardInterrupt:
         _close_epoch(net)
-        warnings.warn(
-            f"Training was interrupted in epoch {len(net.history)}; the estimator is fitted with "
-            "what it had learned by then.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        # Callbacks, such as skorch's EarlyStopping, end a training in the same way.
+        if stop.requested or not settings.callbacks:
+            warnings.warn(
+                f"Training was interrupted in epoch {len(net.history)}; the estimator is fitted "
+                "with what it had learned by then.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
     finally:
         net.notify("on_train_end")
         net.callbacks_ = []

@@ -333,3 +333,8 @@ def test_a_training_is_not_continued_with_another_network(name, value):
 def test_weights_that_blow_up_in_the_last_batch_are_refused():
     with pytest.raises(FloatingPointError, match=r"lower learning_rate=1e\+30"):
         tiny(learning_rate=1e30, batch_size=10_000, clip_norm=None, warmup=None).fit(X)
+
+
+def test_a_list_of_the_same_directions_continues():
+    cpc = tiny(directions=("down",)).fit(X)
+    assert cpc.set_params(directions=["down"]).partial_fit(X).n_iter_ == 2

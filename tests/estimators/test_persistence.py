@@ -264,3 +264,8 @@ def test_the_optimizer_still_steps_the_weights_of_the_module(way, tmp_path):
     net = way(tiny().fit(X), tmp_path).net_
     stepped = [id(p) for group in net.optimizer_.param_groups for p in group["params"]]
     assert sorted(stepped) == sorted(id(p) for p in net.module_.parameters())
+
+
+def test_an_empty_list_of_callbacks_is_saved_as_none(tmp_path):
+    tiny(callbacks=[]).fit(images()).save(tmp_path / "model")
+    assert CPCTransformer.load(tmp_path / "model").callbacks is None

@@ -233,7 +233,7 @@ def test_another_size_at_transform_without_pooling():
 
 def test_an_image_smaller_than_a_patch_at_transform():
     cpc = tiny(patch_size=4).fit(images())
-    with pytest.raises(ValueError, match=r"patch_size=4 must be at most .* 3x3"):
+    with pytest.raises(ValueError, match=r"3x3 pixels, smaller than the patches of the fit, 4x4"):
         cpc.transform(images(height=3, width=3))
 
 

@@ -219,3 +219,13 @@ def test_bf16_is_close_to_float32(expected):
     # bfloat16 has 8 bits of mantissa; features are of order 1.
     np.testing.assert_allclose(half, expected, atol=0.1 * np.abs(expected).max())
     assert not np.array_equal(half, expected)
+
+
+def test_channels_counts_for_flat_rows_of_three_numbers():
+    X = images(12, 8, 8, 12)
+    settings = {"channels": "last"}
+    flat = tiny(image_shape=(8, 8, 12), **settings).fit(X.reshape(12, -1))
+    with_axes = tiny(**settings).fit(X)
+    assert flat.image_shape_ == with_axes.image_shape_ == (8, 8, 12)
+    np.testing.assert_array_equal(flat.transform(X.reshape(12, -1)), with_axes.transform(X))
+    np.testing.assert_array_equal(with_axes.transform(X.reshape(12, -1)), with_axes.transform(X))

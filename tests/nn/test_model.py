@@ -417,3 +417,41 @@ def test_unknown_names(settings, message):
     grid = asymmetric_grid()
     with pytest.raises(ValueError, match=re.escape(message)):
         CPCModel(grid, ConvEncoder(1, grid.patch_size, 4, width=4), 1, **settings)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        (32, 32, 8, 4),
+        (64, 64, 8, 4),
+        (96, 96, 24, 12),
+        (30, 41, 8, 4),
+        (12, 12, 3, 1),
+        (9, 9, 1, 1),
+    ],
+)
+def test_a_shifted_image_brings_no_pixel_of_a_target_into_its_context(monkeypatch, geometry):
+    """Every pixel holds its number: rows mirrored at a border must not join target and context."""
+    grid = PatchGrid(*geometry)
+    seen = []
+
+    class Recorder(nn.Module):
+        n_components = 4
+
+        def forward(self, patches):
+            seen.append(patches)
+            return patches.new_zeros(len(patches), 4)
+
+    shifting = replace(AUGMENTATIONS["none"], shift=0.5, flip=0.5)
+    model = CPCModel(grid, Recorder(), 1, latent_dim=None, augmentation=shifting)
+    model.pixel_mean.zero_()
+    model.pixel_std.fill_(1)
+    numbers = torch.arange(grid.height * grid.width).view(1, 1, grid.height, grid.width)
+    model(numbers.expand(12, -1, -1, -1).float(), torch.Generator().manual_seed(0))
+    patches = seen[0].view(12, *grid.shape, -1)
+    for image in patches:
+        for direction, k in model.heads:
+            turned = first_row_first(image[None], direction)[0]
+            for row in range(turned.shape[0] - k):
+                context, target = turned[: row + 1].unique(), turned[row + k].unique()
+                assert not torch.isin(target, context).any()
