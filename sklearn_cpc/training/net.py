@@ -189,10 +189,11 @@ def _check_features(net, feed):
 @contextmanager
 def _interrupt_after_batch(stop):
     """Turn the first Ctrl-C into a request; a second one acts at once."""
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or previous is signal.SIG_IGN:
         yield
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def request(signum, frame):
         stop.requested = True

@@ -15,6 +15,14 @@ X.setflags(write=False)
 BATCHES = 5  # of an epoch
 
 
+@pytest.fixture(autouse=True)
+def python_handler():
+    """Python's own handler, also where the tests were started with SIGINT ignored (`make &`)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class CtrlC(Callback):
     """Raises SIGINT in the given batches, counted over the training from 1."""
 
@@ -96,6 +104,11 @@ def test_a_second_ctrl_c_acts_at_once_and_drops_an_epoch_without_a_batch():
     assert cpc.n_iter_ == 0
     cpc.set_params(callbacks=None).partial_fit(X)
     assert [row["epoch"] for row in cpc.history_] == [1]
+
+
+def test_where_sigint_is_ignored_it_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert tiny(max_epochs=2, callbacks=[CtrlC(1)]).fit(X).n_iter_ == 2
 
 
 def test_the_users_handler_is_put_back_after_every_way_out():
