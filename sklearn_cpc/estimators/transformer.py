@@ -117,7 +117,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
     precision : {"auto", "float32", "bf16"}, default="auto"
         Of matrix products, in training and after. "auto": bf16 on CUDA, float32 on the CPU. CPUs
-        with bf16 instructions (AVX512-BF16, AMX) train about twice as fast with "bf16".
+        with bf16 instructions (AVX512-BF16, AMX) train faster with "bf16".
     compile : bool, default=False
         Compile the encoder with `torch.compile` in training; falls back with a warning.
     n_jobs : int or None, default=None
