@@ -174,8 +174,13 @@ def curve_table(curves, *, precision=3):
             )
     rows = [["labels", *first]]
     for name, curve in curves.items():
-        cells = zip(curve["mean"], curve["std"], strict=True)
-        rows.append([name, *(f"{a:.{precision}f} ± {b:.{precision}f}" for a, b in cells)])
+        # One score has no spread, which "± 0.000" would deny.
+        is_one = "scores" in curve and np.size(curve["scores"][0]) == 1 and not np.any(curve["std"])
+        cells = [f"{mean:.{precision}f}" for mean in curve["mean"]]
+        if not is_one:
+            spreads = (f" ± {std:.{precision}f}" for std in curve["std"])
+            cells = [cell + spread for cell, spread in zip(cells, spreads, strict=True)]
+        rows.append([name, *cells])
     return _markdown(rows)
 
 

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_iris
 from sklearn.naive_bayes import GaussianNB
+from sklearn.utils import Bunch
 
 from sklearn_cpc.evaluation import (
     curve_table,
@@ -113,3 +114,11 @@ def test_missing_pandas_names_caller_and_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'curves_to_frame needs pandas.*"sklearn-cpc\[plot\]"'):
         curves_to_frame(make_curve([1, 2], [0.1, 0.2]))
+
+
+def test_one_score_is_tabulated_without_a_spread():
+    curve = Bunch(
+        name="one", label_fractions=[0.5], n_labels=[[5]], mean=[0.25], std=[0.0], scores=[[[0.25]]]
+    )
+    assert "0.250 |" in curve_table(curve)
+    assert "±" not in curve_table(curve)
