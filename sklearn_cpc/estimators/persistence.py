@@ -68,18 +68,12 @@ def load(cls, path, device):
     net = building.build_net(placed, tuple(header["image_shape"]), scale, random_state)
     _restore(net, header, tensors, path)
     random_state.set_state(tuple(header["random_state"]))
-    estimator.net_ = net
-    estimator.pixel_scale_ = scale
-    estimator.image_shape_ = tuple(header["image_shape"])
-    estimator.channels_first_ = header["channels_first"]
+    estimator._keep_start(tuple(header["image_shape"]), header["channels_first"], scale)
+    estimator._keep_net(net)
     estimator.grid_ = net.module_.grid
-    estimator._built_from = {name: getattr(estimator, name) for name in building.BUILT_FROM}
     estimator.n_features_in_ = header["n_features_in"]
     if header["feature_names_in"]:
         estimator.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
-    estimator.history_ = header["history"]
-    estimator.n_iter_ = len(estimator.history_)
-    estimator.loss_curve_ = [epoch["loss"] for epoch in estimator.history_]
     return estimator
 
 
@@ -151,7 +145,6 @@ def _restore(net, header, tensors, path):
         net.module_.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold the weights of its settings: {error}") from error
-    net.module_.eval()
     state = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

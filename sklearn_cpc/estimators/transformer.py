@@ -357,11 +357,15 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._transform_grid()  # refuses a bad transform_stride before the training
         building.whiten(net, images, scale)
         self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup)
-        self.image_shape_ = images.shape
-        self.pixel_scale_ = scale
-        self.channels_first_ = images.channels_first
-        self._built_from = {name: getattr(self, name) for name in building.BUILT_FROM}
+        self._keep_start(images.shape, images.channels_first, scale)
         return self
+
+    def _keep_start(self, image_shape, channels_first, scale):
+        """What the first training fixes for all later ones; `load` calls it too."""
+        self.image_shape_ = image_shape
+        self.channels_first_ = channels_first
+        self.pixel_scale_ = scale
+        self._built_from = {name: getattr(self, name) for name in building.BUILT_FROM}
 
     def _continue(self, X, n_epochs, warmup):
         images = self._check_images(X, reset=False)
@@ -390,6 +394,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
             with building.compiled(self.compile, net, feed):
                 train(net, feed, settings)
+        self._keep_net(net)
+
+    def _keep_net(self, net):
+        """What every training gives; `load` calls it too."""
         net.module_.eval()
         self.net_ = net
         self.history_ = building.epochs(net.history)
