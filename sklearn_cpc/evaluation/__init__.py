@@ -4,16 +4,26 @@ from .baselines import FlattenImages, PatchKMeans
 from .curves import curve_table, curves_to_frame, label_saving
 from .display import LabelEfficiencyDisplay
 from .label_efficiency import label_efficiency_curve
+from .probes import LinearProbeClassifier, knn_probe, linear_probe
+from .selection import select_to_label, selected_label_subsets
 from .splits import LabelFractionSplit, nested_label_subsets
+from .unlabeled import IgnoreUnlabeled, ignore_unlabeled_scorer
 
 __all__ = [
     "FlattenImages",
+    "IgnoreUnlabeled",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",
+    "LinearProbeClassifier",
     "PatchKMeans",
     "curve_table",
     "curves_to_frame",
+    "ignore_unlabeled_scorer",
+    "knn_probe",
     "label_efficiency_curve",
     "label_saving",
+    "linear_probe",
     "nested_label_subsets",
+    "select_to_label",
+    "selected_label_subsets",
 ]

@@ -4,19 +4,35 @@ from collections.abc import Iterator
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.model_selection import BaseCrossValidator, StratifiedKFold, check_cv
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.model_selection import (
+    BaseCrossValidator,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    check_cv,
+)
+from sklearn.utils import (
+    _safe_indexing,
+    check_consistent_length,
+    check_random_state,
+    column_or_1d,
+)
 from sklearn.utils.multiclass import check_classification_targets
+
+from .selection import METHODS, selected_label_subsets
+from .unlabeled import labeled_mask
 
 DEFAULT_LABEL_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-def nested_label_subsets(y, counts, random_state=None):
+def nested_label_subsets(y, counts, random_state=None, *, groups=None):
     """Draw stratified label subsets of which every smaller one lies in every larger one.
 
     All subsets are prefixes of one random order of the labelled rows. That order starts with one
     row of each class and goes on so that every prefix is as near to the proportions of the classes
     as Webster's divisor method makes it [1]_.
+
+    With `groups`, the images of one patient for instance, whole groups are drawn: of each, all
+    labelled rows or none.
 
     Parameters
     ----------
@@ -30,6 +46,12 @@ def nested_label_subsets(y, counts, random_state=None):
     random_state : int, RandomState instance or None, default=None
         Which rows are drawn.
 
+    groups : array-like of shape (n_samples,), default=None
+        The group of each row. A subset is then the smallest number of whole groups, in random
+        order, that has `count` rows or more and a row of each class; it is as near to the
+        proportions of the classes as whole groups allow where a group has one class, and
+        roughly so where it has several.
+
     Returns
     -------
     subsets : list of ndarray of shape (count,)
@@ -38,7 +60,8 @@ def nested_label_subsets(y, counts, random_state=None):
     Raises
     ------
     ValueError
-        If a count is outside its bounds, or `y` has fewer than two classes.
+        If a count is outside its bounds, `y` has fewer than two classes, or `groups` is not as
+        long as `y`.
 
     References
     ----------
@@ -60,8 +83,40 @@ def nested_label_subsets(y, counts, random_state=None):
     n_classes = len(np.unique(y[labeled]))
     for count in counts:
         _check_count(count, n_classes, len(labeled))
-    order = labeled[_stratified_order(y[labeled], check_random_state(random_state))]
-    return [np.sort(order[:count]) for count in counts]
+    rng = check_random_state(random_state)
+    if groups is None:
+        order = labeled[_stratified_order(y[labeled], rng)]
+        return [np.sort(order[:count]) for count in counts]
+    check_consistent_length(y, groups)
+    order, ends = _group_order(y[labeled], column_or_1d(groups)[labeled], rng)
+    order = labeled[order]
+    first = next(end for end in ends if len(np.unique(y[order[:end]])) == n_classes)
+    ends = ends[ends >= first]
+    return [np.sort(order[: ends[np.searchsorted(ends, count)]]) for count in counts]
+
+
+def _group_order(classes, groups, rng):
+    """A random order of the rows, group after group, and where each group ends.
+
+    A group stands for the class of which it holds the largest share. The groups of each class are
+    in random order and spread evenly over the whole, each by the middle of its rows; the first ones
+    of all classes come first.
+    """
+    classes = np.unique(classes, return_inverse=True)[1]
+    groups = np.unique(groups, return_inverse=True)[1]
+    table = np.zeros((groups.max() + 1, classes.max() + 1))
+    np.add.at(table, (groups, classes), 1)
+    sizes = table.sum(axis=1)
+    stands_for = np.argmax(table / table.sum(axis=0), axis=1)
+    key = np.empty(len(sizes))
+    for value in np.unique(stands_for):
+        rows = rng.permutation(np.flatnonzero(stands_for == value))
+        key[rows] = (np.cumsum(sizes[rows]) - sizes[rows] / 2) / sizes[rows].sum()
+        key[rows[0]] = 0.0
+    place = np.empty(len(sizes), dtype=np.intp)
+    by_key = np.lexsort((rng.uniform(size=len(sizes)), key))
+    place[by_key] = np.arange(len(sizes))
+    return np.argsort(place[groups], kind="stable"), np.cumsum(sizes[by_key]).astype(np.intp)
 
 
 def _stratified_order(classes, rng):
@@ -76,11 +131,6 @@ def _stratified_order(classes, rng):
         key[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
         key[rows[0]] = 0.0
     return np.lexsort((rng.uniform(size=len(classes)), key))
-
-
-def labeled_mask(y):
-    """True where y is a label, False where it is scikit-learn's -1 for "unlabelled"."""
-    return np.ones(len(y), dtype=bool) if y.dtype.kind in "US" else y != -1
 
 
 def check_labels(y):
@@ -131,7 +181,7 @@ def check_label_fractions(label_fractions):
     return fractions
 
 
-def _label_counts(y, label_fractions):
+def label_counts(y, label_fractions):
     """How many labels each fraction of this training part is; never less than one per class."""
     labeled = y[labeled_mask(y)]
     n_classes = len(np.unique(labeled))
@@ -146,8 +196,12 @@ class LabelFractionSplit(BaseCrossValidator):
 
     For every outer split, every repeat and every fraction, in this order with the fraction
     running fastest, the training part is cut down to a label subset and the test part is left as
-    it is. Within a split and a repeat the subsets are stratified and nested: a smaller one lies in
-    every larger one. Each holds at least one row per class.
+    it is. Within a split and a repeat the subsets are nested: a smaller one lies in every larger
+    one. Unless `selection` says otherwise they are stratified, and each holds at least one row per
+    class.
+
+    With `groups` in :meth:`split`, no group is in both parts, and each is labelled as a whole or
+    not at all: the images of one patient, or the crops of one slide.
 
     The estimator that is scored sees only the label subset. Freeze what was fitted without labels
     (:class:`sklearn.frozen.FrozenEstimator`), on images that are in none of the test parts, or use
@@ -162,7 +216,8 @@ class LabelFractionSplit(BaseCrossValidator):
         per class is raised to one per class; a number of labels that is too small is refused.
 
     cv : int, cross-validator or iterable of (train, test), default=5
-        The outer splits. An int gives a :class:`~sklearn.model_selection.StratifiedKFold`; pass
+        The outer splits. An int gives a :class:`~sklearn.model_selection.StratifiedKFold`, or with
+        groups a :class:`~sklearn.model_selection.StratifiedGroupKFold`; pass
         :class:`~sklearn.model_selection.StratifiedShuffleSplit` with `n_splits=1`,
         :class:`~sklearn.model_selection.PredefinedSplit` or `[(train, test)]` for one hold-out.
 
@@ -172,13 +227,22 @@ class LabelFractionSplit(BaseCrossValidator):
     shuffle : bool, default=True
         Whether the rows are shuffled before they are cut into folds, if `cv` is an int.
 
+    selection : {"stratified", "typical", "coverage", "random"} or callable, default="stratified"
+        How the rows of the label subsets are chosen. Everything but "stratified" is a method of
+        :func:`selected_label_subsets`, for an `X` of features, which are embedded already: it sees
+        the features of the training part's labelled rows and no label, so a subset may lack
+        classes. :class:`IgnoreUnlabeled` and most classifiers refuse one with a single class.
+
     random_state : int, RandomState instance or None, default=None
         Seeds the folds, if `cv` is an int, and the label subsets. The subset of one split, repeat
-        and fraction depends on no other split, repeat or fraction.
+        and fraction depends on no other split, repeat or, if it is stratified, fraction.
 
     Notes
     -----
     Rows with y = -1 are unlabelled: they are in no label subset, and left out of the test rows.
+
+    Groups are labelled until the number of labels asked for is reached and every class has one,
+    so a subset may be larger than asked for, by less than one group as a rule.
 
     See Also
     --------
@@ -210,13 +274,17 @@ class LabelFractionSplit(BaseCrossValidator):
         cv=5,
         n_repeats=1,
         shuffle=True,
+        selection="stratified",
         random_state=None,
     ):
         self.label_fractions = label_fractions
         self.cv = cv
         self.n_repeats = n_repeats
         self.shuffle = shuffle
+        self.selection = selection
         self.random_state = random_state
+
+    __metadata_request__split = {"groups": True}
 
     def split(self, X, y, groups=None):
         """Generate the indices of label subsets and of the test rows that belong to them.
@@ -224,13 +292,13 @@ class LabelFractionSplit(BaseCrossValidator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Images or features; only their number counts, unless `cv` looks at them.
+            Images or features; only their number counts, unless `cv` or `selection` looks at them.
 
         y : array-like of shape (n_samples,)
             Classes; -1 means unlabelled.
 
         groups : array-like of shape (n_samples,), default=None
-            Handed to `cv`.
+            Rows of a group stay together in `cv` and in the label subsets.
 
         Yields
         ------
@@ -271,18 +339,21 @@ class LabelFractionSplit(BaseCrossValidator):
         """
         self._check_params()
         y = check_labels(y)
-        fractions = check_label_fractions(self.label_fractions)
+        check_label_fractions(self.label_fractions)
         seed = self._seed()
-        splits = self._outer_cv(y, seed).split(X, y, groups)
+        if groups is not None:
+            check_consistent_length(y, groups)
+            groups = column_or_1d(groups)
+        splits = self._outer_cv(y, seed, groups).split(X, y, groups)
         for i_split, (train, test) in enumerate(splits):
-            train, test = _check_split(i_split, np.arange(len(y)), train, test)
+            train, test = _check_split(i_split, np.arange(len(y)), train, test, groups)
             test = test[labeled_mask(y[test])]
             if len(test) == 0:
                 raise ValueError(
                     f"cv={self.cv!r}: split {i_split} has no labelled test row; label some of its "
                     "test rows, or pass other splits."
                 )
-            yield train, test, self._subsets(y[train], fractions, [seed, i_split])
+            yield train, test, self._subsets(X, y, groups, train, [seed, i_split])
 
     def get_n_splits(self, X=None, y=None, groups=None):
         """Return the number of (label subset, test rows) pairs.
@@ -305,25 +376,34 @@ class LabelFractionSplit(BaseCrossValidator):
         """
         self._check_params()
         n_fractions = len(check_label_fractions(self.label_fractions))
-        n_outer = self._outer_cv(y, seed=0).get_n_splits(X, y, groups)
+        n_outer = self._outer_cv(y, 0, groups).get_n_splits(X, y, groups)
         return n_outer * self.n_repeats * n_fractions
 
-    def _subsets(self, y, fractions, seed):
-        counts = _label_counts(y, fractions)
-        return [
-            nested_label_subsets(y, counts, np.random.RandomState([*seed, i_repeat]))
-            for i_repeat in range(self.n_repeats)
-        ]
+    def _subsets(self, X, y, groups, train, seed):
+        y = y[train]
+        counts = label_counts(y, check_label_fractions(self.label_fractions))
+        rngs = [np.random.RandomState([*seed, i_repeat]) for i_repeat in range(self.n_repeats)]
+        if self.selection == "stratified":
+            groups = groups if groups is None else groups[train]
+            return [nested_label_subsets(y, counts, rng, groups=groups) for rng in rngs]
+        if groups is not None:
+            raise ValueError(
+                f"selection={self.selection!r} chooses single rows, groups label whole groups: "
+                'pass selection="stratified", or no groups.'
+            )
+        Z = _safe_indexing(X, train)
+        return [selected_label_subsets(Z, y, counts, self.selection, rng) for rng in rngs]
 
     def _seed(self):
         if isinstance(self.random_state, Integral):
             return int(self.random_state)
         return check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
 
-    def _outer_cv(self, y, seed):
+    def _outer_cv(self, y, seed, groups):
         if isinstance(self.cv, Integral):
             random_state = seed if self.shuffle else None
-            return StratifiedKFold(self.cv, shuffle=self.shuffle, random_state=random_state)
+            kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+            return kind(self.cv, shuffle=self.shuffle, random_state=random_state)
         return check_cv(self.cv, y, classifier=True)
 
     def _check_params(self):
@@ -331,13 +411,18 @@ class LabelFractionSplit(BaseCrossValidator):
             raise TypeError(f"n_repeats={self.n_repeats!r}: must be an int; pass 1 or more.")
         if self.n_repeats < 1:
             raise ValueError(f"n_repeats={self.n_repeats}: must be at least 1; pass 1 or more.")
+        if self.selection not in ("stratified", *METHODS) and not callable(self.selection):
+            raise ValueError(
+                f"selection={self.selection!r}: must be one of {['stratified', *METHODS]}, or a "
+                "callable with the parameters of select_to_label."
+            )
         if isinstance(self.cv, Iterator):
             raise TypeError(
                 f"cv={self.cv!r}: a generator of splits runs dry after one use; pass list(...)."
             )
 
 
-def _check_split(i_split, rows, train, test):
+def _check_split(i_split, rows, train, test, groups):
     train, test = rows[train], rows[test]  # masks become indices
     n_shared = len(np.intersect1d(train, test))
     if n_shared:
@@ -345,4 +430,12 @@ def _check_split(i_split, rows, train, test):
             f"cv: split {i_split} has {n_shared} rows in both its training and its test part, "
             "which would be measured as if they were new; pass disjoint parts."
         )
+    if groups is not None:
+        shared = np.intersect1d(groups[train], groups[test])
+        if len(shared):
+            raise ValueError(
+                f"cv: split {i_split} has {len(shared)} groups, {shared[0]!r} for one, in both its "
+                "training and its test part; pass an int, a GroupKFold or another cv that keeps "
+                "groups together, or no groups."
+            )
     return train, test
