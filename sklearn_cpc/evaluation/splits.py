@@ -434,7 +434,7 @@ def _check_split(i_split, rows, train, test, groups):
         shared = np.intersect1d(groups[train], groups[test])
         if len(shared):
             raise ValueError(
-                f"cv: split {i_split} has {len(shared)} groups, {shared[0]!r} for one, in both its "
+                f"cv: split {i_split} has {len(shared)} groups, {shared[0]} for one, in both its "
                 "training and its test part; pass an int, a GroupKFold or another cv that keeps "
                 "groups together, or no groups."
             )

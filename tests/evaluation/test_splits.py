@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import sklearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -51,6 +52,64 @@ def test_subsets_are_nested_stratified_and_labelled(labels, seed):
     by_size = sorted(subsets, key=len)
     for smaller, larger in pairwise(by_size):
         assert set(smaller) <= set(larger)
+
+
+@st.composite
+def groups_and_counts(draw):
+    y, counts = draw(labels_and_counts())
+    n_groups = draw(st.integers(1, len(y)))
+    return y, counts, np.random.RandomState(draw(st.integers(0, 99))).randint(n_groups, size=len(y))
+
+
+@settings(max_examples=60, deadline=None)
+@given(groups_and_counts(), st.integers(0, 1000))
+def test_subsets_of_groups_are_whole_nested_and_no_larger_than_needed(labels, seed):
+    y, counts, groups = labels
+    subsets = nested_label_subsets(y, counts, seed, groups=groups)
+    labeled = y != -1
+    for count, subset in zip(counts, subsets, strict=True):
+        assert len(subset) >= count
+        assert set(y[subset]) == set(y[labeled])
+        whole = labeled & np.isin(groups, groups[subset])
+        assert_array_equal(subset, np.flatnonzero(whole))
+    for smaller, larger in pairwise(sorted(subsets, key=len)):
+        assert set(smaller) <= set(larger)
+
+
+def test_groups_are_drawn_until_there_are_enough_labels():
+    """Groups of three rows and one class: ten labels take four of them, two of each class."""
+    groups = np.arange(60) // 3
+    y = groups % 2
+    few, more, full = nested_label_subsets(y, [2, 10, 60], 0, groups=groups)
+    assert np.bincount(y[few]).tolist() == [3, 3]
+    assert np.bincount(y[more]).tolist() == [6, 6]
+    assert len(full) == 60
+
+
+def test_groups_of_one_class_stay_near_the_proportions():
+    rng = np.random.RandomState(0)
+    groups = np.repeat(np.arange(200), rng.randint(1, 6, 200))
+    y = (np.arange(200) % 4 == 0).astype(int)[groups]
+    for seed in range(5):
+        counts = [60, 200, 400]
+        for count, subset in zip(
+            counts, nested_label_subsets(y, counts, seed, groups=groups), strict=True
+        ):
+            assert count <= len(subset) < count + 5
+            # One group of five is one part in twelve of sixty labels.
+            assert abs(y[subset].mean() - y.mean()) < 0.09
+
+
+def test_seed_decides_the_groups():
+    groups = np.arange(100) // 2
+    one, same, other = (nested_label_subsets(Y, [20], s, groups=groups)[0] for s in (0, 0, 1))
+    assert_array_equal(one, same)
+    assert set(one) != set(other)
+
+
+def test_groups_of_single_rows_are_rows():
+    subset = nested_label_subsets(Y, [10, 50], 0, groups=np.arange(100))[1]
+    assert np.bincount(Y[subset]).tolist() == [30, 15, 5]
 
 
 def test_balanced_classes_stay_balanced():
@@ -136,6 +195,75 @@ def test_any_outer_splitter(cv):
         assert not set(full[0]) & set(full[1])
 
 
+@pytest.mark.parametrize("cv", [4, GroupKFold(4)])
+def test_groups_are_on_one_side_and_labelled_as_a_whole(cv):
+    groups = np.random.RandomState(0).randint(25, size=100)
+    y = np.where(np.arange(100) % 7 == 0, -1, Y)
+    splitter = LabelFractionSplit((0.2, 0.5, 1.0), cv=cv, n_repeats=2, random_state=0)
+    n_pairs = 0
+    for train, test, subsets in splitter.nested_splits(X, y, groups):
+        assert not set(groups[train]) & set(groups[test])
+        for small, middle, full in subsets:
+            assert set(small) < set(middle) < set(full)
+            for rows in (small, middle, full):
+                inside = np.isin(groups[train], groups[train][rows]) & (y[train] != -1)
+                assert_array_equal(rows, np.flatnonzero(inside))
+                assert set(y[train][rows]) == set(y[train]) - {-1}
+                n_pairs += 1
+    assert n_pairs == splitter.get_n_splits(X, y, groups) == 24
+
+
+def test_groups_reach_the_split_through_cross_val_score():
+    groups = np.arange(100) // 2
+    y = groups % 3
+    model = KNeighborsClassifier(1)
+    cv = LabelFractionSplit((0.2, 1.0), cv=2, random_state=0)
+    expected = [len(labeled) for labeled, _ in cv.split(X, y, groups)]
+    seen = []
+
+    def note(estimator, X, y):
+        seen.append(estimator.n_samples_fit_)
+        return 0.0
+
+    cross_val_score(model, X, y, groups=groups, cv=cv, scoring=note)
+    with sklearn.config_context(enable_metadata_routing=True):
+        cross_val_score(model, X, y, params={"groups": groups}, cv=cv, scoring=note)
+    assert seen == expected * 2
+    assert all(n % 2 == 0 for n in seen)
+
+
+@pytest.mark.parametrize("method", ["typical", "coverage", "random"])
+def test_subsets_chosen_without_labels(method):
+    Z = np.random.RandomState(0).normal(size=(100, 4))
+    y = np.where(np.arange(100) % 5 == 0, -1, Y)
+    params = {"cv": 3, "n_repeats": 2, "random_state": 0, "selection": method}
+    splitter = LabelFractionSplit((4, 0.5, 1.0), **params)
+    for (train, test, subsets), (same, _, again) in zip(
+        splitter.nested_splits(Z, y), splitter.nested_splits(Z, y), strict=True
+    ):
+        assert_array_equal(train, same)
+        assert not set(train) & set(test)
+        for (small, half, full), (small_again, _, _) in zip(subsets, again, strict=True):
+            assert len(small) == 4
+            assert set(small) < set(half) < set(full)
+            assert_array_equal(full, np.flatnonzero(y[train] != -1))
+            assert_array_equal(small, small_again)
+        assert subsets[0][0].tolist() != subsets[1][0].tolist()
+
+
+def test_the_selection_sees_training_features_and_no_label():
+    seen = []
+
+    def first_rows(Z, n_labels, already_labeled, random_state):
+        seen.append(Z[:, 0].astype(int))
+        return np.setdiff1d(np.arange(len(Z)), already_labeled)[:n_labels]
+
+    cv = LabelFractionSplit((0.1, 0.5), cv=2, selection=first_rows, random_state=0)
+    for (train, _, subsets), rows in zip(list(cv.nested_splits(X, Y)), seen[::2], strict=True):
+        assert_array_equal(rows, train)
+        assert_array_equal(subsets[0][1], np.arange(25))
+
+
 def test_unshuffled_folds():
     cv = LabelFractionSplit((1.0,), cv=2, shuffle=False, random_state=0)
     expected = StratifiedKFold(2).split(X, Y)
@@ -189,6 +317,11 @@ def test_repr_shows_parameters():
         ({"n_repeats": 0}, ValueError, "n_repeats=0: must be at least 1"),
         ({"n_repeats": 1.5}, TypeError, "n_repeats=1.5: must be an int"),
         ({"cv": iter([([0], [1])])}, TypeError, "a generator of splits runs dry"),
+        (
+            {"selection": "typicle"},
+            ValueError,
+            r"selection='typicle': must be one of \['stratified', 'typical'",
+        ),
         ({"cv": [(range(50), range(40, 60))]}, ValueError, "split 0 has 10 rows in both"),
     ],
 )
@@ -215,3 +348,29 @@ def test_test_part_without_labels_is_refused():
     y[:50] = np.arange(50) % 2
     with pytest.raises(ValueError, match="split 0 has no labelled test row"):
         list(LabelFractionSplit(cv=[(np.arange(50), np.arange(50, 100))]).split(X, y))
+
+
+def test_groups_in_both_parts_are_refused():
+    halves = [(np.arange(0, 100, 2), np.arange(1, 100, 2))]
+    cv = LabelFractionSplit((1.0,), cv=halves, random_state=0)
+    with pytest.raises(ValueError, match="split 0 has 5 groups, 0 for one, in both its training"):
+        list(cv.split(X, Y, np.arange(100) % 5))
+
+
+def test_groups_and_a_selection_of_rows_are_refused():
+    cv = LabelFractionSplit((1.0,), cv=2, selection="typical", random_state=0)
+    with pytest.raises(ValueError, match="selection='typical' chooses single rows, groups label"):
+        list(cv.split(X, Y, np.arange(100) // 2))
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        nested_label_subsets(Y, [5], groups=[0, 1])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        list(LabelFractionSplit().split(X, Y, [0, 1]))
+
+
+def test_images_are_no_features_to_select_from():
+    images = np.zeros((100, 2, 2, 1))
+    with pytest.raises(ValueError, match="X_embedded has 4 dimensions: features of shape"):
+        list(LabelFractionSplit(cv=2, selection="coverage").split(images, Y))
