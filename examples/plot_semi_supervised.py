@@ -34,7 +34,7 @@ parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for t
 parser.add_argument("--n-train", type=int, default=1000)
 parser.add_argument("--n-test", type=int, default=500)
 parser.add_argument("--n-labels", type=int, default=100)
-parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--epochs", type=int, default=15)
 parser.add_argument("--repeats", type=int, default=3)
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ options.out.mkdir(parents=True, exist_ok=True)
 # What the colours and backgrounds of neighbouring patches share says nothing about the digit:
 # strong changes of single channels take that way out. A mirrored digit is no digit.
 X, X_test, y_all, y_test = load_colour_digits(
-    n_train=options.n_train, n_test=options.n_test, return_X_y=True
+    n_train=options.n_train, n_test=options.n_test, image_size=16, return_X_y=True
 )
 (labeled,) = nested_label_subsets(y_all, [options.n_labels], random_state=0)
 y = np.full(len(X), -1)
@@ -53,7 +53,8 @@ y[labeled] = y_all[labeled]
 changes = Augmentation(flip=0, channel=0.4, brightness=0.3, contrast=0.5, channel_drop=0)
 cpc = CPCTransformer(
     128, pooling="quadrants", directions=("down", "right"), negative_images=4, augment=changes,
-    latent_dim=128, learning_rate=3e-3, max_epochs=options.epochs, random_state=0, verbose=1,
+    latent_dim=128, learning_rate=3e-3, batch_size=32, max_epochs=options.epochs,
+    random_state=0, verbose=1,
 )  # fmt: skip
 classifier = IgnoreUnlabeled(LogisticRegression(C=0.01, max_iter=500))
 pipe = make_pipeline(cpc, StandardScaler(), classifier).fit(X, y)
