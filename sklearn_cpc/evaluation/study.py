@@ -6,7 +6,7 @@ from time import perf_counter
 import joblib
 import numpy as np
 from joblib.parallel import get_active_backend
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
@@ -16,6 +16,20 @@ from sklearn.utils.parallel import Parallel, delayed
 from ._optional import import_optional
 from .cache import ResultStore, hash_arrays, hash_setting, versions
 from .splits import labeled_mask
+
+
+class _Identity(TransformerMixin, BaseEstimator):
+    """In the place of the classifier; "passthrough" would have scikit-learn ask the step before
+    whether it is fitted, which one that learns nothing cannot show."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X
+
+    def __sklearn_is_fitted__(self):
+        return True
 
 
 class Study:
@@ -239,7 +253,7 @@ def split_steps(estimator):
     if len(estimator.steps) == 1:
         return None, classifier
     # Not a slice, estimator[:-1]: `memory` caches every step but the last, which is the encoder.
-    return clone(estimator).set_params(**{name: "passthrough"}), classifier
+    return clone(estimator).set_params(**{name: _Identity()}), classifier
 
 
 def checked_scorer(classifier, scoring):

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest
@@ -277,6 +278,24 @@ def test_search_as_last_step_and_passthrough(digits):
     )
     assert curve.mean[0] > 0.6
     assert curve.score_name == "Balanced accuracy"
+
+
+class Stateless(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return np.sqrt(X)
+
+
+def test_a_transformer_that_learns_nothing_need_not_show_that_it_is_fitted(digits):
+    curve = label_efficiency_curve(
+        make_pipeline(Stateless(), GaussianNB(var_smoothing=1e-2)),
+        *digits,
+        label_fractions=(1.0,),
+        cv=2,
+    )
+    assert curve.mean[0] > 0.7
 
 
 def test_images_of_four_dimensions_in_a_memmap(digits, tmp_path):
