@@ -85,8 +85,8 @@ print(f"accuracy on the test images: {pipe.score(X_test, y_test):.3f}")
 # The encoder inside the search
 # -----------------------------
 # Where a parameter of the features belongs to the grid, such as the pooling, the encoder has to
-# stand inside. Frozen, it transforms for each candidate and is refitted by none: a copy with another
-# pooling shares the network.
+# stand inside. Frozen, it transforms for each candidate and is refitted by none: a copy with
+# another pooling shares the network.
 pooled = [
     FrozenEstimator(copy.copy(cpc).set_params(pooling=name))
     for name in ("max", "mean", "quadrants")
