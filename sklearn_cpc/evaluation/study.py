@@ -17,6 +17,8 @@ from ._optional import import_optional
 from .cache import ResultStore, hash_arrays, hash_setting, versions
 from .splits import labeled_mask
 
+SELECTIONS = ("typical", "coverage", "random")
+
 
 class _Identity(TransformerMixin, BaseEstimator):
     """In the place of the classifier; "passthrough" would have scikit-learn ask the step before
@@ -63,7 +65,7 @@ class Study:
         self.scoring = scoring
         self.n_jobs = n_jobs
         self.transductive = transductive
-        self.label_selection = label_selection
+        self.label_selection = _checked_selection(label_selection)
         self.store = ResultStore(cache)
         self.caller = caller
         self.setting = self._setting() if self.store else None
@@ -196,6 +198,17 @@ class Study:
             self.store.save(f"{key}/{name}", result)
             keep(name, result)
         return table
+
+
+def _checked_selection(label_selection):
+    """Refused before the encoder is fitted, not after."""
+    is_known = label_selection is None or callable(label_selection)
+    if not is_known and label_selection not in SELECTIONS:
+        raise ValueError(
+            f"label_selection={label_selection!r}: must be one of {SELECTIONS}, a callable or None "
+            "for a stratified random choice."
+        )
+    return label_selection
 
 
 def _return_as():

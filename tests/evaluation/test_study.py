@@ -411,6 +411,13 @@ def test_selection_must_return_as_many_rows_as_asked_for(digits, order, said):
         )
 
 
+def test_an_unknown_selection_is_refused_before_any_fit(digits):
+    fits = []
+    with pytest.raises(ValueError, match=r"label_selection='atypical': must be one of \('typical'"):
+        label_efficiency_curve(FitRecorder(fits), *digits, label_selection="atypical")
+    assert fits == []
+
+
 # The bar
 
 
