@@ -2,13 +2,19 @@
 
 from .estimators import CPCTransformer
 from .evaluation import (
+    EmbeddingMapDisplay,
     IgnoreUnlabeled,
     LabelEfficiencyDisplay,
     LabelFractionSplit,
+    NearestNeighborsDisplay,
+    PretrainingDisplay,
+    ProbeHistoryDisplay,
+    TrainingHistoryDisplay,
     knn_probe,
     label_efficiency_curve,
     label_saving,
     linear_probe,
+    pretraining_curve,
     select_to_label,
 )
 
@@ -16,12 +22,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CPCTransformer",
+    "EmbeddingMapDisplay",
     "IgnoreUnlabeled",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",
+    "NearestNeighborsDisplay",
+    "PretrainingDisplay",
+    "ProbeHistoryDisplay",
+    "TrainingHistoryDisplay",
     "knn_probe",
     "label_efficiency_curve",
     "label_saving",
     "linear_probe",
+    "pretraining_curve",
     "select_to_label",
 ]

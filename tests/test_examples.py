@@ -1,6 +1,7 @@
 """The demo, run small, and the benchmark's arithmetic."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,47 +14,98 @@ from sklearn_cpc import CPCTransformer
 ROOT = Path(__file__).parent.parent
 
 
-def run_example(name, *arguments, out):
+def run_script(path, *arguments):
+    """What it prints."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / name), *arguments, "--out", str(out)],
+        [sys.executable, str(ROOT / path), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
+        # The package beside these tests, whatever is installed.
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def assert_drawn(path, printed):
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert str(path) in printed
+
+
 def test_demo_prints_its_table_and_draws_its_pictures(tmp_path):
-    small = ["--n-train", "120", "--n-test", "30", "--epochs", "1", "--repeats", "1"]
-    text = run_example("plot_label_efficiency.py", *small, out=tmp_path)
+    sizes = ["--n-train", 120, "--n-test", 30, "--epochs", 1, "--repeats", 1]
+    printed = run_script("examples/plot_label_efficiency.py", *sizes, "--out", tmp_path)
     for name in ("CPCTransformer", "random encoder", "patch k-means", "PCA", "raw pixels"):
-        assert f"\n| {name} " in text
+        assert f"\n| {name} " in printed
     for name in ("label_efficiency.png", "loss.png", "neighbours.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert str(tmp_path / name) in text
+        assert_drawn(tmp_path / name, printed)
+
+
+def test_grid_search_never_refits_the_encoder(tmp_path):
+    sizes = ["--n-images", 300, "--epochs", 1]
+    printed = run_script("examples/plot_grid_search.py", *sizes, "--out", tmp_path)
+    assert "Search over 8 candidates" in printed
+    assert "the encoder was not fitted again: True" in printed
+    assert_drawn(tmp_path / "feature_map.png", printed)
+
+
+def test_own_transformer_is_compared_on_the_same_labels(tmp_path):
+    sizes = ["--n-images", 200, "--epochs", 1]
+    printed = run_script("examples/plot_own_transformer.py", *sizes, "--out", tmp_path)
+    for name in ("CPC", "edge directions", "raw pixels"):
+        assert f"\n| {name} " in printed
+    assert "for the accuracy of raw pixels with all labels:" in printed
+    assert_drawn(tmp_path / "own_transformer.png", printed)
+
+
+def test_the_cost_of_a_curve_is_measured(tmp_path):
+    sizes = ["--n-images", 150, "--epochs", 1, "--cv", 2]
+    out = tmp_path / "cost.jsonl"
+    printed = run_script("benchmarks/label_efficiency_cost.py", *sizes, "--out", out)
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert row["ratio"] == round(row["curve_seconds"] / row["pretraining_seconds"], 3)
+    assert row["n_classifier_fits"] == 2 * (6 * 3 + 1)
+    assert f"{row['ratio']:.2f} times" in printed
 
 
 def test_semi_supervised_learns_from_all_images(tmp_path):
     small = ["--n-train", "80", "--n-test", "20", "--n-labels", "40", "--epochs", "1"]
-    text = run_example("plot_semi_supervised.py", *small, "--repeats", "1", out=tmp_path)
+    text = run_script("examples/plot_semi_supervised.py", *small, "--repeats", 1, "--out", tmp_path)
     assert "80 images, 40 of them labelled: 0." in text
     for name in ("CPC, all images", "CPC, labelled images", "PCA, all images", "raw pixels"):
         assert f"\n  {name} " in text
     assert "\nBest C=0." in text
-    assert (tmp_path / "semi_supervised.png").read_bytes().startswith(b"\x89PNG")
+    assert_drawn(tmp_path / "semi_supervised.png", text)
 
 
 def test_which_to_label_compares_the_methods(tmp_path):
     small = ["--n-splits", "2", "--n-labels", "10", "30"]
-    text = run_example("plot_which_to_label.py", *small, out=tmp_path)
+    text = run_script("examples/plot_which_to_label.py", *small, "--out", tmp_path)
     for method in ("typical", "coverage", "random"):
         assert f"\n{method:9} first ten: " in "\n" + text
     assert [line.split()[0] for line in text.splitlines() if " ± 0" in line] == ["10", "30"]
     for name in ("first_to_label.png", "which_to_label.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert str(tmp_path / name) in text
+        assert_drawn(tmp_path / name, text)
+
+
+def test_the_pages_of_augmented_patches_are_drawn(tmp_path):
+    small = ["--size", "24", "--patches", "2"]
+    printed = run_script("examples/plot_augmentation.py", *small, "--out", tmp_path)
+    for what in ("colour", "grey", "primitives"):
+        assert_drawn(tmp_path / f"augmentation_{what}.png", printed)
+
+
+def test_the_augmentation_benchmark_writes_its_rows(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    small = ["--batch-size", "2", "--image-size", "16", "--patch-size", "8", "--repeats", "1"]
+    printed = run_script("benchmarks/augmentation.py", *small, "--n-pillow", "4", "--out", out)
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert row["what"] == "augmentation"
+    assert row["n_patches"] == 2 * 9
+    assert row["times_faster"] > 0
+    assert 0 < row["share_of_step"] < 1
+    assert f"| {row['times_faster']:.0f} |" in printed
 
 
 def test_the_benchmark_counts_the_encoder_as_done_by_hand():

@@ -2,20 +2,28 @@
 
 from .baselines import FlattenImages, PatchKMeans
 from .curves import curve_table, curves_to_frame, label_saving
-from .display import LabelEfficiencyDisplay
+from .display import LabelEfficiencyDisplay, PretrainingDisplay
+from .embedding_display import EmbeddingMapDisplay, NearestNeighborsDisplay
+from .history_display import ProbeHistoryDisplay, TrainingHistoryDisplay
 from .label_efficiency import label_efficiency_curve
+from .pretraining import pretraining_curve
 from .probes import LinearProbeClassifier, knn_probe, linear_probe
 from .selection import select_to_label, selected_label_subsets
 from .splits import LabelFractionSplit, nested_label_subsets
 from .unlabeled import IgnoreUnlabeled, ignore_unlabeled_scorer
 
 __all__ = [
+    "EmbeddingMapDisplay",
     "FlattenImages",
     "IgnoreUnlabeled",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",
     "LinearProbeClassifier",
+    "NearestNeighborsDisplay",
     "PatchKMeans",
+    "PretrainingDisplay",
+    "ProbeHistoryDisplay",
+    "TrainingHistoryDisplay",
     "curve_table",
     "curves_to_frame",
     "ignore_unlabeled_scorer",
@@ -24,6 +32,7 @@ __all__ = [
     "label_saving",
     "linear_probe",
     "nested_label_subsets",
+    "pretraining_curve",
     "select_to_label",
     "selected_label_subsets",
 ]

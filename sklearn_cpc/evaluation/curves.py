@@ -3,12 +3,12 @@
 from math import ceil, floor
 
 import numpy as np
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, check_random_state
 
 from ._optional import import_optional
 
 
-def label_saving(curve, reference):
+def label_saving(curve, reference, *, confidence=0.95, n_bootstrap=1000, random_state=None):
     """Tell how many times fewer labels `curve` needs for the scores that `reference` reaches.
 
     For each point of the reference, the number of labels at which the mean score of `curve` first
@@ -23,6 +23,17 @@ def label_saving(curve, reference):
     reference : :class:`~sklearn.utils.Bunch`
         What it is held against; a result on the same images.
 
+    confidence : float, default=0.95
+        The share of the bootstrap that the interval holds, in (0, 1).
+
+    n_bootstrap : int, default=1000
+        The number of bootstrap samples, at least 1: splits are drawn with replacement, and
+        within each split its repeats. Curves with the same numbers of splits and repeats get
+        the same draws, so that what is common to both cancels out.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the bootstrap.
+
     Returns
     -------
     saving : :class:`~sklearn.utils.Bunch`
@@ -30,6 +41,10 @@ def label_saving(curve, reference):
 
         savings : ndarray of shape (n_points,)
             `n_labels_reference / n_labels_curve`.
+        intervals : ndarray of shape (n_points, 2) or None
+            Percentile intervals of `savings`; None where one of the curves has a single score for
+            each point, or no `scores`. What no resampling can show is not in them: other images,
+            and, with one split, another pretraining.
         n_labels_reference : ndarray of shape (n_points,)
             Labels of the reference, mean over splits.
         n_labels_curve : ndarray of shape (n_points,)
@@ -40,15 +55,23 @@ def label_saving(curve, reference):
             `curve` does not get there with all its labels: the saving is an upper bound.
         saving : float
             That of the last point, all labels of the reference.
+        interval : tuple of float or None
+            That of the last point.
         saving_open_ended, saving_not_reached : bool
             The flags of the last point.
+        interval_open_ended, interval_not_reached : bool
+            Whether the upper end of its interval is a lower bound, and the lower end an upper
+            bound.
         text : str
-            The last point in words: "12.3x", ">= 20x" or "< 1.0x".
+            The last point in words: "12.3x (95 % 9.8 to 15.1)", ">= 20x (95 % 18.2 to >= 20)", and
+            without an interval "12.3x", ">= 20x" or "< 1.0x".
 
     Raises
     ------
     TypeError
         If an argument is not one curve.
+    ValueError
+        If `confidence` or `n_bootstrap` is out of its bounds.
 
     Examples
     --------
@@ -62,29 +85,88 @@ def label_saving(curve, reference):
     >>> saving.open_ended
     array([ True,  True, False])
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: must be in (0, 1); pass for example 0.95.")
+    if n_bootstrap < 1:
+        raise ValueError(f"n_bootstrap={n_bootstrap}: must be at least 1; pass for example 1000.")
     n_curve, scores = sorted_points(curve, "curve")
     n_reference, targets = sorted_points(reference, "reference")
-    reached = np.maximum.accumulate(scores)
-    n_needed = np.array([_labels_needed(n_curve, reached, target) for target in targets])
-    open_ended = targets < reached[0]
-    not_reached = targets > reached[-1]
+    n_needed, open_ended, not_reached = _labels_needed(n_curve, scores, targets)
     savings = n_reference / n_needed
-    return Bunch(
+    saving = Bunch(
         savings=savings,
+        intervals=None,
         n_labels_reference=n_reference,
         n_labels_curve=n_needed,
         open_ended=open_ended,
         not_reached=not_reached,
         saving=float(savings[-1]),
+        interval=None,
         saving_open_ended=bool(open_ended[-1]),
         saving_not_reached=bool(not_reached[-1]),
-        text=_saving_text(savings[-1], open_ended[-1], not_reached[-1]),
+        interval_open_ended=False,
+        interval_not_reached=False,
+        text=_saving_text(savings[-1], open_ended[-1], not_reached[-1]) + "x",
     )
+    samples = _bootstrap(curve, reference, n_bootstrap, check_random_state(random_state))
+    if samples is not None:
+        _add_interval(saving, n_curve, n_reference, *samples, confidence)
+    return saving
+
+
+def _bootstrap(curve, reference, n_bootstrap, rng):
+    """Mean scores of both curves, (n_bootstrap, points) each; None where nothing can be drawn."""
+    columns = [_columns(each) for each in (curve, reference)]
+    if any(each is None for each in columns):
+        return None
+    shapes = [each.shape[1:] for each in columns]
+    draws = [_draws(shapes[0], n_bootstrap, rng)]
+    draws.append(draws[0] if shapes[0] == shapes[1] else _draws(shapes[1], n_bootstrap, rng))
+    return [
+        each.reshape(len(each), -1)[:, drawn].mean(axis=-1).T
+        for each, drawn in zip(columns, draws, strict=True)
+    ]
+
+
+def _columns(curve):
+    """The scores in ascending number of labels, (points, splits, repeats), if there are several."""
+    scores = np.asarray(curve.get("scores", ()))
+    if scores.ndim != 3 or scores[0].size < 2:
+        return None
+    return scores[np.argsort(np.mean(curve["n_labels"], axis=0), kind="stable")]
+
+
+def _draws(shape, n_bootstrap, rng):
+    """Splits, and of each its repeats, with replacement: flat columns, (n_bootstrap, columns)."""
+    n_splits, n_repeats = shape
+    splits = rng.randint(n_splits, size=(n_bootstrap, n_splits, 1))
+    repeats = rng.randint(n_repeats, size=(n_bootstrap, n_splits, n_repeats))
+    return (splits * n_repeats + repeats).reshape(n_bootstrap, -1)
+
+
+def _add_interval(saving, n_curve, n_reference, scores, targets, confidence):
+    """Ends that are samples themselves, so that each knows whether it is a bound."""
+    sampled = [_labels_needed(n_curve, *each) for each in zip(scores, targets, strict=True)]
+    n_needed, is_open, is_short = (np.array(each) for each in zip(*sampled, strict=True))
+    savings = n_reference / n_needed
+    outside = (1 - confidence) / 2 * len(savings)
+    ends = [floor(outside), len(savings) - 1 - floor(outside)]
+    # Bounds lie outside of numbers of their own size.
+    order = np.lexsort((is_open.astype(int) - is_short, savings), axis=0)[ends]
+    saving.intervals = np.take_along_axis(savings, order, axis=0).T
+    saving.interval = tuple(saving.intervals[-1].tolist())
+    saving.interval_not_reached = bool(is_short[order[0, -1], -1])
+    saving.interval_open_ended = bool(is_open[order[1, -1], -1])
+    low, high = (
+        _saving_text(savings[row, -1], is_open[row, -1], is_short[row, -1]) for row in order[:, -1]
+    )
+    ends = low if low == high else f"{low} to {high}"
+    saving.text += f" ({100 * confidence:g} % {ends})"
 
 
 def sorted_points(curve, name):
     """Mean number of labels and mean score of each point, in ascending number of labels."""
-    if not is_curve(curve):
+    if not is_curve(curve) or "n_images" in curve:
         raise TypeError(
             f"{name}={type(curve).__name__}: must be one result of label_efficiency_curve; of a "
             'dict of curves pass one, as in curves["PCA"].'
@@ -111,23 +193,32 @@ def as_curves(curves):
     return dict(curves)
 
 
-def _labels_needed(n_labels, reached, target):
-    """The first number of labels with this score; the nearest end where the curve has none."""
-    above = int(np.searchsorted(reached, target))
-    if above == 0 or above == len(reached):
-        return n_labels[min(above, len(reached) - 1)]
-    below = above - 1
-    share = (target - reached[below]) / (reached[above] - reached[below])
-    return n_labels[below] * (n_labels[above] / n_labels[below]) ** share
+def _labels_needed(n_labels, scores, targets):
+    """The first number of labels with each score, the nearest end where there is none, and flags.
+
+    Returns
+    -------
+    n_needed : ndarray of shape (n_targets,)
+    open_ended, not_reached : ndarray of bool of shape (n_targets,)
+    """
+    reached = np.maximum.accumulate(scores)
+    above = np.searchsorted(reached, targets).clip(1, len(reached) - 1)
+    if len(reached) == 1:
+        above = np.zeros(len(targets), dtype=int)
+    below = np.maximum(above - 1, 0)
+    rise = reached[above] - reached[below]
+    share = ((targets - reached[below]) / np.where(rise > 0, rise, 1)).clip(0, 1)
+    n_needed = n_labels[below] * (n_labels[above] / n_labels[below]) ** share
+    return n_needed, targets < reached[0], targets > reached[-1]
 
 
 def _saving_text(saving, open_ended, not_reached):
     """A bound is rounded to its own side, so that it stays one."""
     if open_ended:
-        return f">= {floor(saving * 10 + 1e-9) / 10:g}x"
+        return f">= {floor(saving * 10 + 1e-9) / 10:g}"
     if not_reached:
-        return f"< {ceil(saving * 10 - 1e-9) / 10:.1f}x"
-    return f"{saving:.1f}x"
+        return f"< {ceil(saving * 10 - 1e-9) / 10:.1f}"
+    return f"{saving:.1f}"
 
 
 def curve_table(curves, *, precision=3):
@@ -136,7 +227,8 @@ def curve_table(curves, *, precision=3):
     Parameters
     ----------
     curves : :class:`~sklearn.utils.Bunch` or dict of str to Bunch
-        One or several results of :func:`label_efficiency_curve` with the same fractions.
+        One or several results of :func:`label_efficiency_curve` with the same fractions, or of
+        :func:`pretraining_curve`.
 
     precision : int, default=3
         Digits after the point.
@@ -144,13 +236,13 @@ def curve_table(curves, *, precision=3):
     Returns
     -------
     table : str
-        A row for each curve, a column for each fraction headed by the mean number of labels;
-        mean ± standard deviation over splits and repeats.
+        A row for each curve, a column for each fraction headed by the mean number of labels, or
+        of images in the pretraining; mean ± standard deviation over splits and repeats.
 
     Raises
     ------
     ValueError
-        If the curves have different numbers of labels.
+        If the curves have different numbers of labels or images.
 
     Examples
     --------
@@ -169,10 +261,10 @@ def curve_table(curves, *, precision=3):
     for name, head in heads.items():
         if head != first:
             raise ValueError(
-                f"curves: {name!r} has the label numbers {head}, the first curve {first}; they "
-                "must be equal, so tabulate them apart."
+                f"curves: {name!r} has the columns {head}, the first curve {first}; they must "
+                "be equal, so tabulate them apart."
             )
-    rows = [["labels", *first]]
+    rows = [list(first)]
     for name, curve in curves.items():
         # One score has no spread, which "± 0.000" would deny.
         is_one = "scores" in curve and np.size(curve["scores"][0]) == 1 and not np.any(curve["std"])
@@ -185,9 +277,12 @@ def curve_table(curves, *, precision=3):
 
 
 def _column_heads(curve):
-    n_labels = np.mean(curve["n_labels"], axis=0)
-    points = zip(n_labels, curve["label_fractions"], strict=True)
-    return [f"{count:.0f} ({100 * fraction:.3g} %)" for count, fraction in points]
+    what, fractions = ("labels", "label_fractions")
+    if "n_images" in curve:
+        what, fractions = ("images", "unlabeled_fractions")
+    counts = np.mean(curve[f"n_{what}"], axis=0)
+    points = zip(counts, curve[fractions], strict=True)
+    return [what, *(f"{count:.0f} ({100 * fraction:.3g} %)" for count, fraction in points)]
 
 
 def _markdown(rows):
@@ -206,12 +301,14 @@ def curves_to_frame(curves):
     Parameters
     ----------
     curves : :class:`~sklearn.utils.Bunch` or dict of str to Bunch
-        One or several results of :func:`label_efficiency_curve`.
+        One or several results of :func:`label_efficiency_curve` or :func:`pretraining_curve`.
 
     Returns
     -------
     frame : :class:`pandas.DataFrame`
-        Columns `name`, `fraction`, `n_labels`, `split`, `repeat` and `score`.
+        Columns `name`, `fraction`, `n_images` (of :func:`pretraining_curve`), `n_labels`, `split`,
+        `repeat`, `score`, and in seconds `fit_time` and `score_time` of the classifier and
+        `transform_fit_time` of the encoder; NaN where a curve has no times.
 
     Raises
     ------
@@ -220,13 +317,25 @@ def curves_to_frame(curves):
     """
     pandas = import_optional("pandas", "curves_to_frame", "plot")
     records = [
-        (name, fraction, n_labels, i_split, i_repeat, score)
-        for name, curve in as_curves(curves).items()
-        for i_split, row in enumerate(curve["n_labels"])
-        for i_fraction, (fraction, n_labels) in enumerate(
-            zip(curve["label_fractions"], row, strict=True)
-        )
-        for i_repeat, score in enumerate(curve["scores"][i_fraction, i_split])
+        record for name, curve in as_curves(curves).items() for record in _records(name, curve)
     ]
-    columns = ["name", "fraction", "n_labels", "split", "repeat", "score"]
-    return pandas.DataFrame.from_records(records, columns=columns)
+    return pandas.DataFrame.from_records(records)
+
+
+def _records(name, curve):
+    shape = np.shape(curve["scores"])
+    is_pretraining = "n_images" in curve
+    fractions = np.asarray(curve["unlabeled_fractions" if is_pretraining else "label_fractions"])
+    columns = {"fraction": fractions[:, np.newaxis, np.newaxis]}
+    n_labels = np.asarray(curve["n_labels"]).T
+    if is_pretraining:
+        columns["n_images"] = curve["n_images"].T[..., np.newaxis]
+    columns["n_labels"] = n_labels[..., np.newaxis]
+    columns["split"], columns["repeat"] = np.indices(shape)[1:]
+    columns["score"] = curve["scores"]
+    for key in ("fit_time", "score_time", "transform_fit_time"):
+        times = np.asarray(curve.get(f"{key}s", np.nan))
+        columns[key] = times[:, np.newaxis] if times.ndim == 1 else times  # one for each split
+    columns = {key: np.broadcast_to(values, shape) for key, values in columns.items()}
+    for cell in np.ndindex(shape):
+        yield {"name": name} | {key: values[cell] for key, values in columns.items()}

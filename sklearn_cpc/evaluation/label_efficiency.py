@@ -1,23 +1,27 @@
 """The protocol: an encoder fitted once without labels, a classifier on few labels."""
 
-from collections.abc import Mapping
-from time import perf_counter
+from numbers import Integral
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.metrics import check_scoring
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Bunch, _safe_indexing, indexable
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.validation import _num_samples
 
-from ._optional import import_optional
+from .progress import progress_bar
 from .splits import (
     DEFAULT_LABEL_FRACTIONS,
     LabelFractionSplit,
     check_label_fractions,
     check_labels,
     labeled_mask,
+)
+from .study import (
+    Study,
+    check_unlabeled,
+    checked_scorer,
+    is_several,
+    named_estimators,
+    score_name,
+    split_steps,
 )
 
 
@@ -28,12 +32,16 @@ def label_efficiency_curve(
     *,
     label_fractions=DEFAULT_LABEL_FRACTIONS,
     X_unlabeled=None,
+    transductive=False,
+    label_selection=None,
     groups=None,
     cv=5,
     n_repeats=3,
     scoring=None,
     n_jobs=None,
+    cache=None,
     random_state=None,
+    progress=False,
     verbose=0,
 ):
     """Measure the score of an estimator against the number of labels it was given.
@@ -70,6 +78,18 @@ def label_efficiency_curve(
     X_unlabeled : array-like of shape (n_unlabeled, ...), default=None
         More images for the transformer steps, of the kind and dtype of `X`.
 
+    transductive : bool, default=False
+        True: the transformer steps see the test images too, never their labels. Say so
+        where you report the scores, which then hold for these test images alone.
+
+    label_selection : str, callable or None, default=None
+        Which training images are labelled. None: a stratified random choice. "typical",
+        "coverage" or "random": what :func:`select_to_label` chooses by a look at the transformed
+        training images, without their labels. A callable `f(Z, n_labels, random_state)` returns
+        the row numbers of `n_labels` images in the order in which they are to be labelled. The
+        subsets are as large as without it, and nested; one in which there is a single class
+        scores what predicting that class scores. Repeats differ by `random_state` alone.
+
     groups : array-like of shape (n_samples,), default=None
         Handed to `cv`.
 
@@ -83,12 +103,25 @@ def label_efficiency_curve(
         One scorer; None takes the `score` method of the classifier.
 
     n_jobs : int, default=None
-        The number of classifiers fitted at a time. The transformer steps are fitted one after
-        the other.
+        The number of classifiers fitted at a time, by the active backend of joblib: threads,
+        processes or a dask cluster. The transformer steps are fitted one after another in this
+        process, and their features are handed to the workers.
+
+    cache : str, Path or None, default=None
+        A folder that keeps every finished fit. The same call again takes them from there,
+        so an interrupted study goes on where it stopped, and one with a further estimator fits
+        that one alone. Anything that could change a score is another setting, and is computed: an
+        estimator's class, parameters and fitted state, the data, the splits, `scoring`, the
+        versions of the packages and the source of classes that have none. Give `random_state` an
+        int; an estimator whose own `random_state` is None keeps the result of its first fit.
+        The files are pickles: use a folder of your own.
 
     random_state : int, RandomState instance or None, default=None
         Seeds the folds and the label subsets, which are those of :class:`LabelFractionSplit`.
         Estimators are seeded by their own parameters.
+
+    progress : bool, default=False
+        Show a bar that counts fits; needs tqdm.
 
     verbose : int, default=0
         Above 0, prints a line for each estimator and split.
@@ -117,6 +150,10 @@ def label_efficiency_curve(
             Training images, labelled or not, and labelled test images of each split.
         n_unlabeled : int
             The number of images in `X_unlabeled`.
+        n_classes : int
+            The number of classes in `y`.
+        transductive : bool
+            As given.
         score_name : str
             For the axis of a plot.
 
@@ -124,7 +161,12 @@ def label_efficiency_curve(
     ------
     ValueError, TypeError
         If `X_unlabeled` does not match `X`, `scoring` holds several scorers, an estimator has no
-        classifier at its end, or a parameter of :class:`LabelFractionSplit` is out of its bounds.
+        classifier at its end, `label_selection` returns other than asked for, an estimator
+        cannot be told from others in the `cache`, or a parameter of :class:`LabelFractionSplit`
+        is out of its bounds.
+
+    ImportError
+        If `progress` is asked for and tqdm is not installed.
 
     Notes
     -----
@@ -135,6 +177,7 @@ def label_efficiency_curve(
     --------
     LabelEfficiencyDisplay : Draws the curves.
     label_saving : How many times fewer labels one curve needs than another.
+    pretraining_curve : The other axis: the number of unlabelled images.
 
     Examples
     --------
@@ -155,146 +198,60 @@ def label_efficiency_curve(
     """
     X, y, groups = indexable(X, y, groups)
     y = check_labels(y)
-    _check_unlabeled(X, X_unlabeled)
-    splitter = LabelFractionSplit(
-        label_fractions, cv=cv, n_repeats=n_repeats, random_state=random_state
-    )
-    estimators = _named_estimators(estimator)
+    check_unlabeled(X, X_unlabeled)
+    seed = drawn_seed(random_state)
+    splitter = LabelFractionSplit(label_fractions, cv=cv, n_repeats=n_repeats, random_state=seed)
+    estimators = named_estimators(estimator)
     for each in estimators.values():
-        _check_scorer(_split_steps(each)[1], scoring)
-    splits = list(splitter.nested_splits(X, y, groups))
-    curves = Bunch()
-    for name, each in estimators.items():
-        results = []
-        for i_split, split in enumerate(splits):
-            results.append(_measure_split(each, X, y, split, X_unlabeled, scoring, n_jobs))
-            if verbose > 0:
-                _report(name, i_split, len(splits), results[-1])
-        curves[name] = _collect(name, results, splits, label_fractions, y, scoring, X_unlabeled)
-    return curves if _is_several(estimator) else curves[next(iter(curves))]
-
-
-def _is_several(estimator):
-    return isinstance(estimator, Mapping | list | tuple)
-
-
-def _named_estimators(estimator):
-    if not _is_several(estimator):
-        steps = estimator.steps if isinstance(estimator, Pipeline) else [(None, estimator)]
-        return {" + ".join(_step_name(step) for _, step in steps): estimator}
-    pairs = list(estimator.items() if isinstance(estimator, Mapping) else estimator)
-    names = [name for name, _ in pairs]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"estimator names={names}: must be one or more different names.")
-    return dict(pairs)
-
-
-def _step_name(step):
-    return step if isinstance(step, str) else type(step).__name__
-
-
-def _split_steps(estimator):
-    """The steps that learn without labels, None if there are none, and the classifier."""
-    if not isinstance(estimator, Pipeline):
-        return None, estimator
-    name, classifier = estimator.steps[-1]
-    if classifier is None or isinstance(classifier, str):
-        raise ValueError(
-            f"estimator={estimator!r}: the last step of a Pipeline must be a classifier, not "
-            f"{classifier!r}; add one, for example LogisticRegression()."
-        )
-    if len(estimator.steps) == 1:
-        return None, classifier
-    # Not a slice, estimator[:-1]: `memory` caches every step but the last, which is the encoder.
-    return clone(estimator).set_params(**{name: "passthrough"}), classifier
-
-
-def _check_scorer(classifier, scoring):
-    if scoring is not None and not isinstance(scoring, str) and not callable(scoring):
-        raise TypeError(
-            f"scoring={scoring!r}: must be one scorer, a str or a callable; measure several "
-            "scores in several calls with the same random_state."
-        )
-    return check_scoring(classifier, scoring=scoring)
-
-
-def _check_unlabeled(X, X_unlabeled):
-    if X_unlabeled is None:
-        return
-    ours, theirs = _image_kind(X), _image_kind(X_unlabeled)
-    if ours != theirs:
-        raise ValueError(
-            f"X_unlabeled has images of (shape, dtype)={theirs}, X of {ours}: they must be equal, "
-            "or the encoder would learn from two kinds of image; convert one of them."
-        )
-
-
-def _image_kind(X):
-    return tuple(getattr(X, "shape", ()))[1:], str(getattr(X, "dtype", None))
-
-
-def _concatenate(X, X_unlabeled):
-    if X_unlabeled is None:
-        return X
-    if hasattr(X, "iloc"):
-        pandas = import_optional("pandas", "label_efficiency_curve", "plot")
-        return pandas.concat([X, X_unlabeled], ignore_index=True)
-    if isinstance(X, list):
-        return X + list(X_unlabeled)
-    return np.concatenate([X, X_unlabeled])
-
-
-def _measure_split(estimator, X, y, split, X_unlabeled, scoring, n_jobs):
-    """Fit the transformer steps once and the classifier on every different label subset."""
-    train, test, subsets = split
-    transformer, classifier = _split_steps(estimator)
-    Z_train, Z_test, times = _encode(transformer, X, train, test, X_unlabeled)
-    scorer = _check_scorer(classifier, scoring)
-    different = {rows.tobytes(): rows for repeat in subsets for rows in repeat}
-    results = Parallel(n_jobs=n_jobs)(
-        delayed(_fit_and_score)(clone(classifier), scorer, Z_train, y[train], rows, Z_test, y[test])
-        for rows in different.values()
+        checked_scorer(split_steps(each)[1], scoring)
+    study = Study(
+        X,
+        y,
+        scoring=scoring,
+        n_jobs=n_jobs,
+        transductive=transductive,
+        label_selection=label_selection,
+        cache=cache,
     )
-    result_of = dict(zip(different, results, strict=True))
-    table = [[result_of[rows.tobytes()] for rows in repeat] for repeat in subsets]
-    return np.array(table), times  # (repeats, fractions, score and two times)
+    study.check_storable(estimators)
+    splits = list(splitter.nested_splits(X, y, groups))
+    n_steps = len(estimators) * sum(1 + len(s) * len(s[0]) for _, _, s in splits)
+    curves = Bunch()
+    with progress_bar(progress, n_steps, "label_efficiency_curve") as bar:
+        for name, each in estimators.items():
+            results = []
+            for i_split, split in enumerate(splits):
+                bar.set_description(f"{name}, split {i_split + 1}/{len(splits)}")
+                seeds = _selection_seeds(label_selection, seed, i_split, n_repeats)
+                results.append(
+                    study.measure(each, split, X_unlabeled=X_unlabeled, seeds=seeds, bar=bar)
+                )
+                if verbose > 0:
+                    bar.write(_report(name, i_split, len(splits), results[-1]))
+            curves[name] = _collect(name, results, splits, label_fractions, X_unlabeled, study)
+    return curves if is_several(estimator) else curves[next(iter(curves))]
 
 
-def _encode(transformer, X, train, test, X_unlabeled):
-    """Transform both parts by steps that have seen neither a label nor a test image."""
-    X_train, X_test = _safe_indexing(X, train), _safe_indexing(X, test)
-    if transformer is None:
-        return X_train, X_test, (0.0, 0.0)
-    start = perf_counter()
-    transformer = clone(transformer)
-    try:
-        Z_train = transformer.fit_transform(_concatenate(X_train, X_unlabeled), None)
-    except Exception as error:
-        error.add_note(
-            "label_efficiency_curve fits all steps before the last without labels, y=None; a step "
-            "that needs them belongs into the last step: make_pipeline(encoder, "
-            "make_pipeline(supervised_step, classifier))."
-        )
-        raise
-    Z_train = _safe_indexing(Z_train, slice(0, len(train)))
-    middle = perf_counter()
-    Z_test = transformer.transform(X_test)
-    return Z_train, Z_test, (middle - start, perf_counter() - middle)
+def drawn_seed(random_state):
+    """An int that stands for `random_state` from here on."""
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return check_random_state(random_state).randint(np.iinfo(np.int32).max)
 
 
-def _fit_and_score(classifier, scorer, Z_train, y_train, rows, Z_test, y_test):
-    start = perf_counter()
-    classifier.fit(_safe_indexing(Z_train, rows), y_train[rows])
-    middle = perf_counter()
-    score = scorer(classifier, Z_test, y_test)
-    return score, middle - start, perf_counter() - middle
+def _selection_seeds(label_selection, seed, i_split, n_repeats):
+    if label_selection is None:
+        return []
+    rng = np.random.RandomState([seed, i_split])
+    return [int(each) for each in rng.randint(np.iinfo(np.int32).max, size=n_repeats)]
 
 
-def _collect(name, results, splits, label_fractions, y, scoring, X_unlabeled):
+def _collect(name, results, splits, label_fractions, X_unlabeled, study):
     tables = np.stack([table for table, _ in results])
     scores, fit_times, score_times = tables.transpose(3, 2, 0, 1)  # (fractions, splits, repeats)
     transform_fit_times, transform_times = np.array([times for _, times in results]).T
     n_labels = np.array([[len(rows) for rows in subsets[0]] for _, _, subsets in splits])
+    y = study.y
     return Bunch(
         name=name,
         label_fractions=_as_fractions(label_fractions, n_labels, y, splits),
@@ -309,7 +266,9 @@ def _collect(name, results, splits, label_fractions, y, scoring, X_unlabeled):
         n_train=np.array([len(train) for train, _, _ in splits]),
         n_test=np.array([len(test) for _, test, _ in splits]),
         n_unlabeled=0 if X_unlabeled is None else _num_samples(X_unlabeled),
-        score_name=_score_name(scoring),
+        n_classes=len(np.unique(y[labeled_mask(y)])),
+        transductive=bool(study.transductive),
+        score_name=score_name(study.scoring),
     )
 
 
@@ -320,18 +279,10 @@ def _as_fractions(label_fractions, n_labels, y, splits):
     return np.where(asked > 1, shares, asked)
 
 
-def _score_name(scoring):
-    if scoring is None:
-        return "Accuracy"
-    name = scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
-    return name.replace("_", " ").capitalize()
-
-
 def _report(name, i_split, n_splits, result):
     table, (transform_fit_time, _) = result
     means = " ".join(f"{score:.3f}" for score in table[:, :, 0].mean(axis=0))
-    print(
+    return (
         f"[label_efficiency_curve] {name}, split {i_split + 1}/{n_splits}: encoder "
-        f"{transform_fit_time:.1f} s, classifiers {table[:, :, 1].sum():.1f} s, scores {means}",
-        flush=True,
+        f"{transform_fit_time:.1f} s, classifiers {table[:, :, 1].sum():.1f} s, scores {means}"
     )

@@ -70,6 +70,123 @@ def test_bounds_are_rounded_to_their_own_side(saving, text):
     assert label_saving(curve, reference).text == text
 
 
+def noisy_curve(n_labels, scores):
+    return Bunch(n_labels=[n_labels], mean=scores.mean(axis=(1, 2)), scores=scores)
+
+
+def line(n_labels, shift, noise):
+    """Scores that rise by 0.1 for each factor of ten; `shift` is the true saving."""
+    return 0.1 * np.log10(shift * np.asarray(n_labels))[:, None, None] + noise
+
+
+def test_interval_of_two_repeats_in_closed_form():
+    """A shift of the curve by 0.1 is a factor of ten; two columns are drawn in three mixtures."""
+    n_labels = [10, 100, 1000]
+    reference = noisy_curve(n_labels, line(n_labels, 1, np.zeros((1, 1, 2))))
+    columns = 0.05 * np.array([1, -1])[None, None, :]
+    curve = noisy_curve(n_labels, line(n_labels, 5, columns))
+    saving = label_saving(curve, reference, random_state=0)
+    assert saving.saving == pytest.approx(5)
+    assert_allclose(saving.interval, [5 / 10**0.5, 5 * 10**0.5])
+    assert saving.text == "5.0x (95 % 1.6 to 15.8)"
+    assert_allclose(saving.intervals[-1], saving.interval)
+    assert saving.intervals.shape == (3, 2)
+    # A quarter of the draws has both columns low: the middle half of them is one number.
+    middle = label_saving(curve, reference, confidence=0.4, random_state=0)
+    assert_allclose(middle.interval, [5, 5])
+    assert middle.text == "5.0x (40 % 5.0)"
+
+
+def test_what_both_curves_share_is_no_spread():
+    n_labels = [10, 100, 1000]
+    noise = np.random.RandomState(0).normal(0, 0.02, (1, 3, 2))
+    curve, reference = (noisy_curve(n_labels, line(n_labels, shift, noise)) for shift in (5, 1))
+    assert_allclose(label_saving(curve, reference, random_state=0).interval, [5, 5])
+    other = noisy_curve(n_labels, line(n_labels, 1, noise[:, :2]))  # not the same columns
+    low, high = label_saving(curve, other, random_state=0).interval
+    assert low < 5 < high
+
+
+def test_splits_are_drawn_whole():
+    """Repeats that agree within a split are not so many witnesses."""
+    n_labels = [10, 100, 1000]
+    of_split = 0.05 * np.array([1, -1])[None, :, None]
+    reference = noisy_curve(n_labels, line(n_labels, 1, np.zeros((1, 2, 50))))
+    curve = noisy_curve(n_labels, line(n_labels, 5, of_split * np.ones((1, 2, 50))))
+    assert_allclose(
+        label_saving(curve, reference, random_state=0).interval, [5 / 10**0.5, 5 * 10**0.5]
+    )
+
+
+def test_interval_holds_the_truth_about_as_often_as_it_says():
+    rng = np.random.RandomState(0)
+    n_labels = [10, 30, 100, 300, 1000]
+    n_trials, n_held = 200, 0
+    for _ in range(n_trials):
+        curve, reference = (
+            noisy_curve(n_labels, line(n_labels, shift, rng.normal(0, 0.02, (5, 1, 12))))
+            for shift in (5, 1)
+        )
+        saving = label_saving(curve, reference, n_bootstrap=200, random_state=rng)
+        n_held += saving.interval[0] <= 5 <= saving.interval[1]
+    # 0.95 of 200 has a standard error of 0.015; the percentile bootstrap of 12 is known to be
+    # somewhat narrow, and the running maximum is biased.
+    assert 0.85 < n_held / n_trials < 0.99
+
+
+def test_ends_of_the_interval_that_are_bounds():
+    n_labels = [50, 1000]
+    low = noisy_curve(n_labels, np.array([[[0.2, 0.2]], [[0.4, 0.4]]]))
+    far_above = label_saving(
+        noisy_curve(n_labels, np.array([[[0.5, 0.5]], [[0.6, 0.6]]])), low, random_state=0
+    )
+    assert far_above.text == ">= 20x (95 % >= 20)"
+    assert far_above.interval == (20, 20)
+    assert far_above.interval_open_ended
+    above = noisy_curve(n_labels, np.array([[[0.3, 0.55]], [[0.6, 0.6]]]))
+    saving = label_saving(above, low, random_state=0)
+    assert saving.text == ">= 20x (95 % 7.4 to >= 20)"
+    assert not saving.interval_not_reached
+    below = noisy_curve(n_labels, np.array([[[0.1, 0.1]], [[0.3, 0.46]]]))
+    saving = label_saving(below, low, random_state=0)
+    assert saving.text == "< 1.0x (95 % < 1.0 to 1.6)"
+    assert saving.interval_not_reached
+    assert not saving.interval_open_ended
+
+
+def test_a_single_score_for_each_point_has_no_interval():
+    curve = noisy_curve([10, 100], np.array([[[0.2]], [[0.5]]]))
+    several = noisy_curve([10, 100], np.array([[[0.1, 0.2]], [[0.3, 0.4]]]))
+    for pair in ((curve, several), (several, curve), (curve, curve)):
+        saving = label_saving(*pair)
+        assert saving.interval is None
+        assert saving.intervals is None
+        assert "%" not in saving.text
+
+
+def test_bootstrap_is_seeded():
+    rng = np.random.RandomState(0)
+    curve, reference = (
+        noisy_curve([10, 100], line([10, 100], shift, rng.normal(0, 0.02, (2, 2, 3))))
+        for shift in (3, 1)
+    )
+    one, two = (label_saving(curve, reference, random_state=1).interval for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"confidence": 95}, r"confidence=95: must be in \(0, 1\)"),
+        ({"n_bootstrap": 0}, "n_bootstrap=0: must be at least 1"),
+    ],
+)
+def test_bootstrap_refusals(params, message):
+    curve = make_curve([1, 2], [0.1, 0.2])
+    with pytest.raises(ValueError, match=message):
+        label_saving(curve, curve, **params)
+
+
 def test_one_curve_is_wanted():
     curve = make_curve([1, 2], [0.1, 0.2])
     with pytest.raises(TypeError, match="reference=dict: must be one result"):
@@ -92,7 +209,7 @@ def test_table_rows_columns_and_alignment():
 
 
 def test_table_refuses_different_columns():
-    with pytest.raises(ValueError, match="'b' has the label numbers"):
+    with pytest.raises(ValueError, match="'b' has the columns"):
         curve_table({"a": make_curve([10, 100], [0, 1]), "b": make_curve([20, 100], [0, 1])})
 
 
@@ -102,11 +219,17 @@ def test_frame_is_tidy():
         {"NB": GaussianNB()}, X, y, label_fractions=(0.3, 1.0), cv=3, n_repeats=2, random_state=0
     )
     frame = curves_to_frame(curves)
-    assert list(frame) == ["name", "fraction", "n_labels", "split", "repeat", "score"]
+    assert list(frame) == [
+        *("name", "fraction", "n_labels", "split", "repeat", "score"),
+        *("fit_time", "score_time", "transform_fit_time"),
+    ]
     assert len(frame) == 2 * 3 * 2
     row = frame.query("fraction == 0.3 and split == 1 and repeat == 1").iloc[0]
     assert row.score == curves.NB.scores[0, 1, 1]
     assert row.n_labels == 30
+    assert row.fit_time == curves.NB.fit_times[0, 1, 1]
+    assert row.transform_fit_time == 0
+    assert curves_to_frame(make_curve([1, 2], [0.1, 0.2])).score_time.isna().all()
     assert_allclose(frame.groupby("fraction").score.mean(), curves.NB.mean)
 
 

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
 
-from sklearn_cpc.evaluation import LabelEfficiencyDisplay
+from sklearn_cpc.evaluation import LabelEfficiencyDisplay, PretrainingDisplay, pretraining_curve
 
 from .toys import make_curve
 
@@ -89,6 +91,60 @@ def test_saving_that_is_none_has_no_arrow(curves):
     display = LabelEfficiencyDisplay.from_results(curves).plot(saving=("low", "high"))
     (label,) = display.ax_.texts
     assert label.get_text() == "label saving < 1.0x"
+
+
+def test_label_of_the_saving_avoids_the_curves():
+    n_labels = [10, 100, 1000]
+    curves = {
+        "high": make_curve(n_labels, [0.1, 0.50, 0.58]),
+        "low": make_curve(n_labels, [0.0, 0.0, 0.51]),
+    }
+    display = LabelEfficiencyDisplay.from_results(curves).plot(saving=("high", "low"))
+    _, label = display.ax_.texts
+    assert label.get_va() == "top"
+    curves["high"] = make_curve(n_labels, [0.1, 0.52, 2.0])
+    display = LabelEfficiencyDisplay.from_results(curves).plot(saving=("high", "low"))
+    _, label = display.ax_.texts
+    assert label.get_va() == "bottom"
+
+
+def test_label_of_the_saving_has_its_interval(curves):
+    noise = np.array([-0.01, 0.01])
+    for curve in curves.values():
+        curve["scores"] = curve["mean"][:, None, None] + noise[None, None, :]
+    display = LabelEfficiencyDisplay.from_results(curves).plot(saving=("high", "low"))
+    _, label = display.ax_.texts
+    assert label.get_text() == "44.7x fewer labels\n(95 % 44.7)"
+
+
+def test_labels_per_class(curves):
+    with pytest.raises(ValueError, match="x='per_class': a curve has no n_classes"):
+        LabelEfficiencyDisplay.from_results(curves).plot(x="per_class")
+    for curve in curves.values():
+        curve["n_classes"] = 5
+    display = LabelEfficiencyDisplay.from_results(curves).plot(
+        x="per_class", saving=("high", "low")
+    )
+    assert_allclose(display.lines_[0].get_xdata(), [2, 10, 20, 200])
+    assert display.ax_.get_xlabel() == "Labelled images per class (log scale)"
+    assert_allclose(display.ax_.texts[0].xy[0], np.sqrt(500) / 5)
+    ticks = [text.get_text() for text in display.ax_.get_xticklabels()]
+    assert "100" in ticks
+
+
+def test_pretraining_display(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    pipe = make_pipeline(PCA(2), GaussianNB())
+    params = {"label_fraction": 15, "cv": 2, "random_state": 0}
+    display = PretrainingDisplay.from_estimators({"PCA": pipe}, X, y, **params)
+    assert_allclose(display.lines_[0].get_xdata(), [15, 21, 33, 75])
+    assert display.ax_.get_xlabel() == "Images in the pretraining, 15 of them labelled (log scale)"
+    display.figure_.savefig(tmp_path / "curve.png")
+    other = pretraining_curve({"few": pipe}, X, y, **params | {"label_fraction": 6})
+    _, ax = plt.subplots(layout="constrained")
+    both = PretrainingDisplay.from_results(display.curves | other).plot(ax)
+    assert both.ax_ is ax
+    assert "some of them labelled" in ax.get_xlabel()
 
 
 def test_from_estimators_computes_and_draws():
