@@ -1,6 +1,7 @@
 """The demo, run small, and the benchmark's arithmetic."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -13,22 +14,47 @@ from sklearn_cpc import CPCTransformer
 ROOT = Path(__file__).parent.parent
 
 
-def test_demo_prints_its_table_and_draws_its_pictures(tmp_path):
-    command = [sys.executable, str(ROOT / "examples" / "plot_label_efficiency.py")]
-    command += ["--n-train", "120", "--n-test", "30", "--epochs", "1", "--repeats", "1"]
+def run(script, *arguments):
     done = subprocess.run(
-        [*command, "--out", str(tmp_path)],
+        [sys.executable, str(ROOT / script), *arguments],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_demo_prints_its_table_and_draws_its_pictures(tmp_path):
+    small = ["--n-train", "120", "--n-test", "30", "--epochs", "1", "--repeats", "1"]
+    printed = run("examples/plot_label_efficiency.py", *small, "--out", str(tmp_path))
     for name in ("CPCTransformer", "random encoder", "patch k-means", "PCA", "raw pixels"):
-        assert f"\n| {name} " in done.stdout
+        assert f"\n| {name} " in printed
     for name in ("label_efficiency.png", "loss.png", "neighbours.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        assert str(tmp_path / name) in done.stdout
+        assert str(tmp_path / name) in printed
+
+
+def test_the_pages_of_augmented_patches_are_drawn(tmp_path):
+    small = ["--size", "24", "--patches", "2"]
+    printed = run("examples/plot_augmentation.py", *small, "--out", str(tmp_path))
+    for what in ("colour", "grey", "primitives"):
+        path = tmp_path / f"augmentation_{what}.png"
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert str(path) in printed
+
+
+def test_the_augmentation_benchmark_writes_its_rows(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    small = ["--batch-size", "2", "--image-size", "32", "--patch-size", "16", "--repeats", "1"]
+    printed = run("benchmarks/augmentation.py", *small, "--n-pillow", "4", "--out", str(out))
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert row["what"] == "augmentation"
+    assert row["n_patches"] == 2 * 9
+    assert row["times_faster"] > 0
+    assert 0 < row["share_of_step"] < 1
+    assert f"| {row['times_faster']:.0f} |" in printed
 
 
 def test_the_benchmark_counts_the_encoder_as_done_by_hand():

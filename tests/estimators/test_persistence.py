@@ -205,7 +205,16 @@ def test_every_field_of_an_augmentation_is_kept(tmp_path):
 
 def test_an_augmentation_of_an_earlier_version_is_loaded(tmp_path):
     """Its file names the first eight fields only."""
-    names = "shift flip jitter brightness contrast channel greyscale channel_drop".split()
+    names = [
+        "shift",
+        "flip",
+        "jitter",
+        "brightness",
+        "contrast",
+        "channel",
+        "greyscale",
+        "channel_drop",
+    ]
     augment = Augmentation(flip=0.0)
     old = {name: getattr(augment, name) for name in names}
     path = rewritten(tmp_path, lambda h, t: h["params"].update(augment=old))
