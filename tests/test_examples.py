@@ -20,7 +20,7 @@ def run(script, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -47,7 +47,7 @@ def test_the_pages_of_augmented_patches_are_drawn(tmp_path):
 
 def test_the_augmentation_benchmark_writes_its_rows(tmp_path):
     out = tmp_path / "rows.jsonl"
-    small = ["--batch-size", "2", "--image-size", "32", "--patch-size", "16", "--repeats", "1"]
+    small = ["--batch-size", "2", "--image-size", "16", "--patch-size", "8", "--repeats", "1"]
     printed = run("benchmarks/augmentation.py", *small, "--n-pillow", "4", "--out", str(out))
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert row["what"] == "augmentation"
