@@ -56,8 +56,8 @@ def load(cls, path, device):
             "load it with the version that wrote it, or a newer one."
         )
     if isinstance(params.get("augment"), dict):
-        params["augment"] = Augmentation(**params["augment"])
-    params = {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}
+        params["augment"] = Augmentation(**_with_tuples(params["augment"]))
+    params = _with_tuples(params)
     params["callbacks"] = None  # an empty list is the most that can be saved
     estimator = cls(**params)
     estimator._validate_params()
@@ -108,7 +108,7 @@ def _plain_params(estimator, built_from):
     plain = {}
     for name, value in (estimator.get_params(deep=False) | built_from).items():
         if isinstance(value, Augmentation):
-            value = asdict(value)
+            value = _plain_augmentation(value)
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, np.random.RandomState):
@@ -122,6 +122,21 @@ def _plain_params(estimator, built_from):
             ) from error
         plain[name] = value
     return plain
+
+
+def _plain_augmentation(augmentation):
+    for name in ("image_transform", "patch_transform"):
+        if (transform := getattr(augmentation, name)) is not None:
+            raise TypeError(
+                f"augment has {name}={transform!r}, which cannot be written as JSON; use "
+                f"joblib.dump, or set augment to dataclasses.replace(augment, {name}=None)."
+            )
+    return asdict(augmentation)
+
+
+def _with_tuples(params):
+    """JSON knows lists only."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in params.items()}
 
 
 def _plain_state(random_state):

@@ -93,8 +93,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Cut the batch into groups of this many images and tell each target from all others of its
         group, in place of `n_candidates`. A small number makes more of the negatives other places
         of the same image: what a whole image shares, such as a background, is then of little use.
-    augment : {"full", "light", "none"} or Augmentation, default="full"
-        Random changes of images and patches in training.
+    augment : {"full", "light", "none", "cpc-v1", "cpc-v2"} or Augmentation, default="full"
+        Random changes of images and patches in training; the last two names are the papers'.
     pooling : {"max", "mean", "quadrants", "none"}, default="max"
         How `transform` sums up the features of an image's patches: maximum, mean, maxima over four
         quadrants (4 * n_components features), or not at all.

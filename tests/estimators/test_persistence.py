@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from dataclasses import fields
 
 import joblib
 import numpy as np
@@ -44,6 +45,7 @@ SETTINGS = [
     {},
     {"max_epochs": 0},
     {"optimizer": "adam", "random_state": np.int64(3), "patch_size": np.int64(4)},
+    {"augment": "cpc-v2"},
     {"augment": Augmentation(flip=0.0), "directions": ["down"], "pooling": "quadrants"},
     {"projection_dim": 3, "latent_dim": None, "n_candidates": None, "n_steps": None},
 ]
@@ -178,6 +180,45 @@ def test_save_refuses_callbacks_and_leaves_the_earlier_file(tmp_path):
         cpc.save(tmp_path / "a")
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == before
+
+
+def blurred(x, generator):
+    return x
+
+
+@pytest.mark.parametrize("name", ["image_transform", "patch_transform"])
+def test_save_refuses_an_own_transform_that_pickle_keeps(name, tmp_path):
+    cpc = tiny(augment=Augmentation(**{name: blurred})).fit(X)
+    message = rf"augment has {name}=<function blurred .*>, which cannot be .*{name}=None\)\."
+    with pytest.raises(TypeError, match=message):
+        cpc.save(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+    assert getattr(by_joblib(cpc, tmp_path).augment, name) is blurred
+
+
+def test_every_field_of_an_augmentation_is_kept(tmp_path):
+    fractions = {f.name: 0.25 for f in fields(Augmentation) if f.type is float}
+    augment = Augmentation(**fractions, primitives=("Rotate", "Invert"), n_primitives=1)
+    tiny(augment=augment).fit(X).save(tmp_path / "a")
+    assert CPCTransformer.load(tmp_path / "a").augment == augment
+
+
+def test_an_augmentation_of_an_earlier_version_is_loaded(tmp_path):
+    """Its file names the first eight fields only."""
+    names = [
+        "shift",
+        "flip",
+        "jitter",
+        "brightness",
+        "contrast",
+        "channel",
+        "greyscale",
+        "channel_drop",
+    ]
+    augment = Augmentation(flip=0.0)
+    old = {name: getattr(augment, name) for name in names}
+    path = rewritten(tmp_path, lambda h, t: h["params"].update(augment=old))
+    assert CPCTransformer.load(path).augment == augment
 
 
 def test_save_without_safetensors_says_what_to_install(tmp_path, monkeypatch):

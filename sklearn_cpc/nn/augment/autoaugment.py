@@ -1,0 +1,103 @@
+"""The sixteen primitives of AutoAugment, on all patches of a batch at once."""
+
+import torch
+
+from . import colour, geometry
+
+__all__ = ["PRIMITIVES", "apply_primitives"]
+
+# Cubuk et al. let images of 331 pixels move by 150 and cover up to 60: as shares of a patch.
+_TRANSLATE, _CUTOUT = 150 / 331, 60 / 331
+
+# E. Cubuk et al., "AutoAugment: Learning Augmentation Policies from Data", CVPR 2019, Table 6:
+# operation, and the ends of the range from which its magnitude is drawn.
+_MOVES = {
+    "ShearX": (geometry.shear_x, -0.3, 0.3),
+    "ShearY": (geometry.shear_y, -0.3, 0.3),
+    "TranslateX": (geometry.translate_x, -_TRANSLATE, _TRANSLATE),
+    "TranslateY": (geometry.translate_y, -_TRANSLATE, _TRANSLATE),
+    "Rotate": (geometry.rotate, -30.0, 30.0),
+}
+_CHANGES = {
+    "AutoContrast": (colour.autocontrast, 0.0, 0.0),
+    "Invert": (colour.invert, 0.0, 0.0),
+    "Equalize": (colour.equalize, 0.0, 0.0),
+    "Solarize": (colour.solarize, 0.0, 256.0),
+    "Posterize": (colour.posterize, 4.0, 8.0),
+    "Contrast": (colour.contrast, 0.1, 1.9),
+    "Color": (colour.saturation, 0.1, 1.9),
+    "Brightness": (colour.brightness, 0.1, 1.9),
+    "Sharpness": (colour.sharpness, 0.1, 1.9),
+    "Cutout": (geometry.cutout, (0.0, 0.0, 0.0), (_CUTOUT, 1.0, 1.0)),
+}
+_PAIRING = 0.4
+
+PRIMITIVES = (*_MOVES, *_CHANGES, "SamplePairing")
+
+
+def apply_primitives(patches, names, n_primitives, generator=None):
+    """Change each patch by different primitives, drawn for it, one after the other.
+
+    Parameters
+    ----------
+    patches : Tensor of shape (n, channels, height, width)
+        In [0, 1].
+    names : sequence of str
+        Primitives to draw from, of `PRIMITIVES`.
+    n_primitives : int
+        How many for each patch, at most len(names).
+    generator : torch.Generator or None, default=None
+
+    Returns
+    -------
+    changed : Tensor of the same shape, in [0, 1]
+    """
+    n = len(patches)
+    names = sorted(names, key=PRIMITIVES.index)
+    rank = torch.rand(n, len(names), device=patches.device, generator=generator)
+    drawn = rank.topk(n_primitives).indices
+    for kinds in drawn.unbind(1):
+        u = torch.rand(n, 3, device=patches.device, generator=generator)
+        partners = _partners(patches, generator) if "SamplePairing" in names else None
+        patches = _one_each(patches, names, kinds, u, partners)
+    return patches
+
+
+def _partners(patches, generator):
+    """Patches at least a quarter of the batch away: of another image, if the images are four."""
+    n = len(patches)
+    offset = torch.randint(n // 4, n - n // 4 + 1, (1,), device=patches.device, generator=generator)
+    index = torch.arange(n, device=patches.device)
+    return patches[(index + offset) % max(n, 1)]
+
+
+def _one_each(patches, names, kinds, u, partners):
+    """Collect the patches of each primitive, change them, and bring them back to their places."""
+    counts = kinds.bincount(minlength=len(names)).tolist()
+    groups = zip(names, kinds.argsort(stable=True).split(counts), strict=True)
+    groups = {name: own for name, own in groups if len(own)}
+    out = torch.empty_like(patches)
+
+    moves = [name for name in groups if name in _MOVES]
+    if moves:
+        matrices = [_MOVES[name][0](_magnitude(_MOVES[name], u[groups[name]])) for name in moves]
+        own = torch.cat([groups.pop(name) for name in moves])
+        moved = geometry.affine(patches.index_select(0, own), torch.cat(matrices))
+        out = out.index_copy_(0, own, moved)
+    for name, own in groups.items():
+        before = patches.index_select(0, own)
+        if name in _CHANGES:
+            after = _CHANGES[name][0](before, _magnitude(_CHANGES[name], u[own]))
+        else:
+            share = _PAIRING * u[own, :1, None, None]
+            after = torch.lerp(before, partners.index_select(0, own), share)
+        out = out.index_copy_(0, own, after)
+    return out
+
+
+def _magnitude(primitive, u):
+    """(n,), or as many columns as the ends of the range have numbers."""
+    _, low, high = primitive
+    if isinstance(low, float):
+        return low + (high - low) * u[:, 0]
+    return torch.lerp(u.new_tensor(low), u.new_tensor(high), u)

@@ -1,0 +1,177 @@
+"""Moves and deformations of patches: each its own, all in one sampling."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+# AutoAugment's grey, 128 of 255.
+GREY = 128 / 255
+# P. Simard et al., "Best Practices for Convolutional Neural Networks Applied to Visual Document
+# Analysis", 2003: noise smoothed with sigma = 4 pixels of 29.
+ELASTIC_SIGMA = 4 / 29
+# Standard deviation of the displacements: their alpha = 34 on uniform noise, 1.38 pixels of 29.
+ELASTIC_SIZE = 1.38 / 29
+KNOTS = 8
+LARGEST_SHEAR = 0.2
+
+
+def chance(n, probability, device, generator):
+    return torch.rand(n, device=device, generator=generator) < probability
+
+
+def shifted(n, side, amount, device, generator, limit=None):
+    """Pixel indices of n axes of this length, each moved by a random whole number."""
+    reach = min(round(amount * side), side if limit is None else limit)
+    moves = torch.randint(-reach, reach + 1, (n, 1), device=device, generator=generator)
+    return torch.arange(side, device=device) + moves
+
+
+def cropped(n, side, amount, device, generator):
+    """Pixel indices of n axes that show a random window, centred, its ends repeated."""
+    cut = min(round(amount * side), side - 1)
+    first = torch.randint(0, cut + 1, (n, 1), device=device, generator=generator)
+    place = torch.arange(side, device=device) - cut // 2
+    return first + place.clamp_(0, side - cut - 1)
+
+
+def mirror(index, side):
+    period = max(1, 2 * (side - 1))
+    index = index.remainder(period)
+    return torch.where(index < side, index, period - index)
+
+
+def gather(x, rows, cols):
+    """x[i, :, rows[i], cols[i]] for all i in one indexing."""
+    n, n_channels = x.shape[:2]
+    which = torch.arange(n, device=x.device).view(-1, 1, 1, 1)
+    channel = torch.arange(n_channels, device=x.device).view(1, -1, 1, 1)
+    return x[which, channel, rows[:, None, :, None], cols[:, None, None, :]]
+
+
+def centred(side, like):
+    """Distances of the pixels' centres from the middle of an axis."""
+    return torch.arange(side, device=like.device, dtype=like.dtype) + 0.5 - side / 2
+
+
+def shear_x(rate):
+    return _matrix(rate, (1, rate, 0), (0, 1, 0))
+
+
+def shear_y(rate):
+    return _matrix(rate, (1, 0, 0), (rate, 1, 0))
+
+
+def translate_x(share):
+    return _matrix(share, (1, 0, share), (0, 1, 0))
+
+
+def translate_y(share):
+    return _matrix(share, (1, 0, 0), (0, 1, share))
+
+
+def rotate(degrees):
+    """Counter-clockwise, as the eye sees it."""
+    angle = degrees * (math.pi / 180)
+    cos, sin = angle.cos(), angle.sin()
+    return _matrix(degrees, (cos, -sin, 0), (sin, cos, 0))
+
+
+def _matrix(like, *rows):
+    """(n, 2, 3): from (x, y, 1) of the result to x and y in the patch."""
+    entries = [value + torch.zeros_like(like) for row in rows for value in row]
+    return torch.stack(entries, 1).view(-1, 2, 3)
+
+
+def affine(patches, matrices, fill=GREY):
+    """Read each patch through its own affine map, linear between pixels, `fill` outside.
+
+    Parameters
+    ----------
+    patches : Tensor of shape (n, channels, height, width)
+    matrices : Tensor of shape (n, 2, 3)
+        A pixel at (x, y) from the middle of the result is read at M (x, y, 1) from the middle of
+        the patch, the last column in widths and heights.
+    fill : float
+    """
+    height, width = patches.shape[2:]
+    x, y = centred(width, patches), centred(height, patches)[:, None]
+    per_side = matrices.new_tensor([[2 / width], [2 / height]])
+    scaled = torch.cat([matrices[:, :, :2] * per_side, 2 * matrices[:, :, 2:]], 2)
+    a, b, c = scaled[:, :, None, None].unbind(4)  # each (n, 2, 1, 1)
+    places = a * x + b * y + c  # (n, 2, height, width)
+    outside = (places[:, :1].abs() > 1) | (places[:, 1:].abs() > 1)
+    return _sample(patches, places.permute(0, 2, 3, 1)).masked_fill_(outside, fill)
+
+
+def deform(patches, shears, displacements):
+    """Shear each patch in both directions and displace its pixels, the border's repeated.
+
+    Parameters
+    ----------
+    patches : Tensor of shape (n, channels, height, width)
+    shears : Tensor of shape (n, 2)
+        Rates along x and y.
+    displacements : Tensor of shape (n, 2, height, width)
+        Along x in widths and along y in heights, added to where a pixel is read.
+    """
+    height, width = patches.shape[2:]
+    x, y = centred(width, patches), centred(height, patches)[:, None]
+    rate_x, rate_y = shears[:, :, None, None].unbind(1)
+    dx, dy = displacements.unbind(1)
+    places = [(x + rate_x * y) * (2 / width) + 2 * dx, (y + rate_y * x) * (2 / height) + 2 * dy]
+    return _sample(patches, torch.stack(places, 3))
+
+
+def _sample(patches, places):
+    read = F.grid_sample(patches, places, padding_mode="border", align_corners=False)
+    return read.clamp_(0, 1)  # The weights of four pixels add up to 1 but for rounding.
+
+
+def elastic_displacements(noise, height, width):
+    """Smooth displacements of every pixel from independent numbers on a coarse grid.
+
+    Parameters
+    ----------
+    noise : Tensor of shape (n, 2, rows, cols)
+        Of unit variance.
+    height, width : int
+        Pixels of a patch.
+
+    Returns
+    -------
+    displacements : Tensor of shape (n, 2, height, width)
+        In widths (x, first) and heights, of standard deviation `ELASTIC_SIZE` at every pixel.
+    """
+    down = _smoothing(height, noise.shape[2], noise)
+    across = _smoothing(width, noise.shape[3], noise)
+    return ELASTIC_SIZE * (down @ noise @ across.T)
+
+
+def _smoothing(side, n_knots, like):
+    """(side, n_knots): Gaussian weights of knots, rows of unit length, which keeps the variance."""
+    pixels = centred(side, like) / side
+    knots = centred(n_knots, like) / n_knots
+    weights = (-((pixels[:, None] - knots) ** 2) / (2 * ELASTIC_SIGMA**2)).exp()
+    return weights / weights.norm(dim=1, keepdim=True)
+
+
+def cutout(patches, squares):
+    """Cover a square of each patch with grey.
+
+    Parameters
+    ----------
+    patches : Tensor of shape (n, channels, height, width)
+    squares : Tensor of shape (n, 3)
+        Side as a share of the shorter side of the patch, and the middle as shares of height and
+        width; what lies outside is cut off.
+    """
+    height, width = patches.shape[2:]
+    size = (squares[:, :1] * min(height, width)).round()
+    covered = []
+    for share, side in ((squares[:, 1:2], height), (squares[:, 2:3], width)):
+        first = (share * side).floor() - (size / 2).floor()
+        pixel = torch.arange(side, device=patches.device)
+        covered.append((pixel >= first) & (pixel < first + size))
+    rows, cols = covered
+    return patches.masked_fill(rows[:, None, :, None] & cols[:, None, None, :], GREY)
