@@ -17,11 +17,15 @@ Encoder parameters by hand, from the paper's description (1x1 from n to m: n * m
 against the 305 million that are quoted for it; what makes the rest is not in the text. The layers
 are 1 + 3 * (3 + 4 + 46), and the classifier: 161.
 
-Figures of 22 November 2026, one core of a virtual machine (torch 2.13.0, one thread):
+One step at batch 2, in float32, on one thread of an x86-64 virtual machine (torch 2.13.0+cpu, one
+run; the core was shared, so seconds are of processor time):
 
-    python benchmarks/cpc_v2_size.py
+    python benchmarks/cpc_v2_size.py                            54 s, peak 8.0 GB
+    python benchmarks/cpc_v2_size.py --width 16                       peak 2.1 GB
+    python benchmarks/cpc_v2_size.py --width 16 --checkpoint          peak 1.4 GB
 
-RESULTS
+The model has 356.4 million parameters in all: four contexts and twelve heads on 4,096 latents. The
+command fails above 16 GB, and where the encoder is not of 300 +- 10 million parameters.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import is_lazy
 
 from .layers import he_init_, make_group_norm
 
@@ -133,17 +134,18 @@ def adopt_context(context, latent_dim, shape):
             f"{what} gave {tuple(c.shape)} for (batch, rows, cols, latent)={tuple(z.shape)}; a "
             "context network must keep the shape."
         )
-    splits = torch.linspace(0, rows - 2, min(rows - 1, MAX_SPLITS)).long()
-    below = torch.arange(rows) > splits[:, None]  # (splits, rows)
+    splits = torch.linspace(0, rows - 2, min(rows - 1, MAX_SPLITS)).long().tolist()
+    # The last image changes as a whole, and the others must not notice.
+    below = torch.arange(rows) > torch.tensor([*splits, -1])[:, None]  # (images, rows)
     for mode in (False, True) if rows > 1 else ():
-        before = z.expand(len(splits), -1, -1, -1)
+        before = z.expand(len(below), -1, -1, -1)
         after = torch.where(below[:, :, None, None], other, before)
-        difference = _difference(module, before, after, mode).amax((2, 3))  # (splits, rows)
+        difference = _difference(module, before, after, mode).amax((2, 3))  # (images, rows)
         seen = difference.masked_fill(below, 0) > SAME
         if seen.any():
             row = seen.nonzero()[0, 1].item()
             raise ValueError(
-                f"{what}: row {row} of its output changes with the rows below it"
+                f"{what}: row {row} of its output changes with rows below it or other images"
                 f"{' in training' if mode else ''}; a context may see its own row and those above "
                 "it only: pad on top alone, mask, and use no statistics over rows or images."
             )
@@ -175,7 +177,10 @@ def _own(what, value, argument, number):
             ) from error
     if not isinstance(module, nn.Module):
         raise TypeError(f"{what} gave {module!r:.100}; it must give a torch.nn.Module.")
-    return copy.deepcopy(module).cpu()
+    # Lazy layers cannot all be copied before they are sized; a factory may hand out one that it
+    # keeps.
+    is_new = module is not value and any(map(is_lazy, (*module.parameters(), *module.buffers())))
+    return (module if is_new else copy.deepcopy(module)).cpu()
 
 
 @torch.no_grad()
