@@ -10,8 +10,8 @@ Encoder parameters by hand, from the paper's description (1x1 from n to m: n * m
     stage 1  3 blocks of 256 (inner 64), a projection from 64                          0.21
     stage 2  4 blocks of 512 (inner 128), a projection from 256                        1.21
     stage 3  46 * (4096 * 512 + 9 * 512 * 512 + 512 * 4096), less 512 * (4096 - 512)
-             where the first block has 512 channels in, and a projection 512 * 4096  301.76
-    norms    a weight and a bias for each channel that is normalised                   0.44
+             where the first block has 512 channels in, and a projection 512 * 4096  301.73
+    norms    a weight and a bias for each channel that is normalised                   0.48
                                                                                      303.64
 
 against the 305 million that are quoted for it; what makes the rest is not in the text. The layers

@@ -102,7 +102,7 @@ class ResNetEncoder(_PreActResNet):
     with bottlenecks of 512 in place of 23 blocks of 1,024 with 256. Its weights by hand, at three
     channels and 7x7 in the stem: 46 * (4096 * 512 + 9 * 512**2 + 512 * 4096) = 301.5 million in the
     third stage, which the first block changes by 0.3 million (512 channels in, and a projection);
-    1.4 million in the two stages before it and the stem; 0.4 million in the norms: 303.6 million,
+    1.4 million in the two stages before it and the stem; 0.5 million in the norms: 303.6 million,
     of the 305 million that are quoted for it. (1 + 3 * (3 + 4 + 46) layers, and one for the
     classifier, are 161.)
 
