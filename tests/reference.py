@@ -4,7 +4,7 @@ Arrays in, arrays out. Nothing here imports the formulas that it checks; network
 their parameters only.
 """
 
-from math import exp, log
+from math import ceil, cos, erf, exp, log, sin, sqrt
 
 import numpy as np
 
@@ -102,10 +102,23 @@ def sequential(x, layers):
     return x
 
 
+def group_norm(x, layer):
+    """Zero mean, unit variance over the pixels and neighbouring channels, then weight and bias."""
+    size = len(x) // layer.num_groups
+    out = np.empty_like(x)
+    for c in range(len(x)):
+        first = c - c % size
+        group = x[first : first + size]
+        v = (x[c] - group.mean()) / np.sqrt(group.var() + layer.eps)
+        out[c] = v * array(layer.weight)[c] + array(layer.bias)[c]
+    return out
+
+
 def pre_activation_block(x, block):
-    h = relu(channel_norm(x, block.norm))
+    h = relu(sequential(x, [block.norm]))
     shortcut = x if block.shortcut is None else conv2d(h, block.shortcut)
-    return sequential(h, block.residual) + shortcut
+    residual = sequential(h, block.residual)
+    return (residual if block.scale is None else array(block.scale)[0] * residual) + shortcut
 
 
 def max_pool(x, layer):
@@ -123,6 +136,8 @@ def max_pool(x, layer):
 LAYERS = {
     "Conv2d": conv2d,
     "ChannelNorm": channel_norm,
+    "GroupNorm": group_norm,
+    "Identity": lambda x, _: x,
     "ReLU": lambda x, _: relu(x),
     "MaxPool2d": max_pool,
     "_PreActBlock": pre_activation_block,
@@ -162,6 +177,128 @@ def pixel_cnn(z, context):
                 out[i, j] = z[i, j] + E[:, :, 0, 0] @ relu(down) + e
         z = out
     return relu(z)
+
+
+def affine(x, layer):
+    out = array(layer.weight).reshape(len(layer.weight), -1) @ x
+    return out if layer.bias is None else out + array(layer.bias)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gated_pixel_cnn(z, context):
+    """(rows, cols, latent) -> c, position by position, looking up and sideways only."""
+    rows, cols, _ = z.shape
+    places = [(i, j) for i in range(rows) for j in range(cols)]
+    h = {place: affine(z[place], context.squeeze) for place in places}
+    for block in context.blocks:
+        weight, bias = array(block.down.weight), array(block.down.bias)
+        out = {}
+        for i, j in places:
+            seen = bias.copy()
+            for up in (0, 1):
+                for aside in (-1, 0, 1):
+                    if (i - up, j + aside) in h:
+                        seen += weight[:, :, 1 - up, 1 + aside] @ h[i - up, j + aside]
+            value, gate = np.split(seen, 2)
+            out[i, j] = h[i, j] + affine(np.tanh(value) * sigmoid(gate), block.mix)
+        h = out
+    return grid_of({p: affine(relu(h[p]), context.expand) for p in places}, rows, cols)
+
+
+def grid_of(vectors, rows, cols):
+    return np.array([[vectors[i, j] for j in range(cols)] for i in range(rows)])
+
+
+def gru(sequence, layer, suffix):
+    """States of a GRU, with the update gate z and the reset gate r of torch's documentation."""
+    W, U, b, d = (
+        array(getattr(layer, f"{kind}_{suffix}"))
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    h, states = np.zeros(U.shape[1]), []
+    for x in sequence:
+        (xr, xz, xn), (hr, hz, hn) = np.split(W @ x + b, 3), np.split(U @ h + d, 3)
+        r, z = sigmoid(xr + hr), sigmoid(xz + hz)
+        h = (1 - z) * np.tanh(xn + r * hn) + z * h
+        states.append(h)
+    return states
+
+
+def row_gru(z, context):
+    """(rows, cols, latent) -> c: along each row in both ways, then down each column."""
+    rows, cols, _ = z.shape
+    wide = np.empty((rows, cols, 2 * context.across.hidden_size))
+    for i in range(rows):
+        there = gru(z[i], context.across, "l0")
+        back = gru(z[i][::-1], context.across, "l0_reverse")[::-1]
+        for j in range(cols):
+            wide[i, j] = np.concatenate([there[j], back[j]])
+    out = np.empty_like(z)
+    for j in range(cols):
+        states = list(wide[:, j])
+        for layer in range(context.down.num_layers):
+            states = gru(states, context.down, f"l{layer}")
+        for i in range(rows):
+            out[i, j] = affine(states[i], context.expand)
+    return out
+
+
+def layer_norm(v, layer):
+    v = (v - v.mean()) / np.sqrt(v.var() + layer.eps)
+    return v * array(layer.weight) + array(layer.bias)
+
+
+def gelu(x):
+    return np.array([v * (1 + erf(v / sqrt(2))) / 2 for v in x])
+
+
+def position(i, j, width):
+    n_waves, code = ceil(width / 4), []
+    for wave in range(n_waves):
+        speed = 1000 ** -(wave / n_waves)
+        code += [sin(i * speed), sin(j * speed), cos(i * speed), cos(j * speed)]
+    return np.array(code[:width])
+
+
+def row_transformer(z, context):
+    """(rows, cols, latent) -> c: each place asks every place of its row and of those above."""
+    rows, cols, _ = z.shape
+    places = [(i, j) for i in range(rows) for j in range(cols)]
+    width = context.squeeze.out_features
+    h = {p: affine(z[p], context.squeeze) + position(*p, width) for p in places}
+    for block in context.blocks:
+        size = width // block.n_heads
+        qkv = {
+            p: affine(layer_norm(h[p], block.attention_norm), block.query_key_value).reshape(
+                3, block.n_heads, size
+            )
+            for p in places
+        }
+        out = {}
+        for p in places:
+            seen = [q for q in places if q[0] <= p[0]]
+            heads = []
+            for n in range(block.n_heads):
+                scores = np.array([qkv[p][0, n] @ qkv[q][1, n] / sqrt(size) for q in seen])
+                shares = np.exp(scores - scores.max())
+                shares /= shares.sum()
+                heads += [sum(s * qkv[q][2, n] for s, q in zip(shares, seen, strict=True))]
+            out[p] = h[p] + affine(np.concatenate(heads), block.attended)
+        norm, first, _, last = block.mlp
+        h = {p: v + affine(gelu(affine(layer_norm(v, norm), first)), last) for p, v in out.items()}
+    norm, last = context.expand
+    return grid_of({p: affine(layer_norm(h[p], norm), last) for p in places}, rows, cols)
+
+
+CONTEXTS = {
+    "pixelcnn": pixel_cnn,
+    "gated-pixelcnn": gated_pixel_cnn,
+    "gru": row_gru,
+    "transformer": row_transformer,
+}
 
 
 # Loss

@@ -1,5 +1,6 @@
 """From the estimator's parameters to a net, and what must hold before it is trained."""
 
+import copy
 import warnings
 from contextlib import contextmanager
 
@@ -33,8 +34,8 @@ def make_model(**settings):
     Parameters
     ----------
     settings : dict
-        "grid", "encoder" (a name), "n_channels", "n_components", "pixel_mean", "pixel_std", and
-        keywords of `CPCModel`.
+        "grid", "encoder", "encoder_norm", "n_channels", "n_components", "pixel_mean", "pixel_std",
+        and keywords of `CPCModel`.
 
     Returns
     -------
@@ -43,7 +44,11 @@ def make_model(**settings):
     grid, n_channels = settings.pop("grid"), settings.pop("n_channels")
     mean, std = settings.pop("pixel_mean"), settings.pop("pixel_std")
     encoder = make_encoder(
-        settings.pop("encoder"), n_channels, grid.patch_size, settings.pop("n_components")
+        settings.pop("encoder"),
+        n_channels,
+        grid.patch_size,
+        settings.pop("n_components"),
+        settings.pop("encoder_norm"),
     )
     model = CPCModel(grid, encoder, n_channels, **settings)
     model.pixel_mean.copy_(torch.tensor(mean))
@@ -69,6 +74,7 @@ def build_net(estimator, image_shape, scale, random_state):
     settings = {
         "grid": PatchGrid(height, width, estimator.patch_size, estimator.patch_stride),
         "encoder": estimator.encoder,
+        "encoder_norm": estimator.encoder_norm,
         "n_channels": n_channels,
         "n_components": estimator.n_components,
         "pixel_mean": scale.mean,
@@ -79,6 +85,7 @@ def build_net(estimator, image_shape, scale, random_state):
         "projection_dim": estimator.projection_dim,
         "context": estimator.context,
         "context_settings": {"width": estimator.context_dim, "depth": estimator.context_depth},
+        "shared_context": estimator.shared_context,
         "similarity": estimator.similarity,
         "temperature": estimator.temperature,
         "n_candidates": estimator.n_candidates,
@@ -114,9 +121,11 @@ BUILT_FROM = (
     "patch_size",
     "patch_stride",
     "encoder",
+    "encoder_norm",
     "context",
     "context_dim",
     "context_depth",
+    "shared_context",
     "latent_dim",
     "projection_dim",
     "directions",
@@ -228,6 +237,22 @@ def check_plan(estimator, net, n_epochs):
         f"CPC needs at least {needed} of such patches: pass a smaller patch_size, or more "
         "directions."
     )
+
+
+@contextmanager
+def own_generators(net):
+    """Let layers that draw from torch's global generators, such as Dropout, follow the net's seed.
+
+    The net's random state is read, not drawn from, and the global ones are put back.
+    """
+    seed = copy.deepcopy(net.random_state).randint(2**31 - 1)
+    device = torch.device(net.device)
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
 
 
 def epochs(history):

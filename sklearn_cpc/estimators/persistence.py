@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from skorch.history import History
 
-from ..nn import Augmentation
+from ..nn import Augmentation, name_of
 from ..training import PixelScale
 from . import building
 
 FORMAT = "sklearn-cpc 1"
+# Parameters that may be a module or what makes one.
+OWN_NETWORKS = ("encoder", "context")
 
 
 def save(estimator, path):
@@ -43,7 +45,7 @@ def save(estimator, path):
         os.replace(temporary, path)
 
 
-def load(cls, path, device):
+def load(cls, path, device, own):
     """See `CPCTransformer.load`."""
     _safetensors("CPCTransformer.load")
     header, tensors = _read(path)
@@ -57,6 +59,7 @@ def load(cls, path, device):
         )
     if isinstance(params.get("augment"), dict):
         params["augment"] = Augmentation(**_with_tuples(params["augment"]))
+    params |= _given_again(path, params, own)
     params = _with_tuples(params)
     params["callbacks"] = None  # an empty list is the most that can be saved
     estimator = cls(**params)
@@ -75,6 +78,23 @@ def load(cls, path, device):
     if header["feature_names_in"]:
         estimator.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
     return estimator
+
+
+def _given_again(path, params, own):
+    """The user's own networks, of which a file knows the name alone."""
+    for name, value in own.items():
+        stored = params.get(name)
+        if isinstance(stored, dict) and value is None:
+            raise ValueError(
+                f"{path} was saved with {name}={stored['own']} of your own, whose code is not in "
+                f"the file; pass the same as CPCTransformer.load(path, {name}=...)."
+            )
+        if not isinstance(stored, dict) and value is not None:
+            raise ValueError(
+                f"{path} was saved with {name}={stored!r}, not with {name}={name_of(value)}; leave "
+                f"{name} out."
+            )
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def _safetensors(caller):
@@ -109,6 +129,8 @@ def _plain_params(estimator, built_from):
     for name, value in (estimator.get_params(deep=False) | built_from).items():
         if isinstance(value, Augmentation):
             value = _plain_augmentation(value)
+        if name in OWN_NETWORKS and not isinstance(value, str):
+            value = {"own": name_of(value)}
         if isinstance(value, np.generic):
             value = value.item()
         if isinstance(value, np.random.RandomState):

@@ -16,6 +16,7 @@ from ..nn import (
     CONTEXTS,
     DIRECTIONS,
     ENCODERS,
+    NORMS,
     POOLINGS,
     Augmentation,
     n_pooled,
@@ -46,9 +47,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     Parameters
     ----------
-    n_components : int, default=1024
+    n_components : int or None, default=1024
         Number of features of a patch, rectified; what is pooled. With `pooling` "max" or "mean"
-        it is the number of output features.
+        it is the number of output features. None: the encoder's own width, and no layer is added.
     image_shape : tuple of int or None, default=None
         (height, width), (height, width, channels) or (channels, height, width) of flat rows.
         None: a square where the length of a row is a square number, else a single row of pixels.
@@ -62,15 +63,28 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Distance of neighbouring patches in `fit`. "auto": half of the patch.
     transform_stride : int, (int, int) or "auto", default="auto"
         Distance of neighbouring patches in `transform`. "auto": half of the training stride.
-    encoder : {"conv", "resnet18", "resnet34", "resnet50"}, default="conv"
+    encoder : {"conv", "resnet18", "resnet34", "resnet50", "resnet101", "resnet161", "wrn28-2"}, \
+            Module or callable, default="conv"
         Network for patches. "conv" is small and fast on CPUs; the ResNets are pre-activation,
-        up to the third stage. None uses batch statistics.
-    context : {"pixelcnn"}, default="pixelcnn"
-        Network that sums up the rows seen so far; one for each direction.
+        up to the third stage ("resnet161": CPC v2); "wrn28-2" is wide and for small images. None
+        uses batch statistics. Your own: a module, whose weights are copied, or what gives one for
+        the number of channels, such as a class. It maps patches (n, channels, height, width) to
+        (n, width), or to (n, width, rows, cols), of which the mean is taken. BatchNorm in it
+        becomes GroupNorm, with a warning: what leaks from patch to patch spoils the learning.
+    encoder_norm : {"auto", "none", "group", "layer"}, default="auto"
+        Norm inside a named ResNet: over the channels of each pixel ("layer"), over the patch in
+        groups of channels, or none. "auto": "layer".
+    context : {"pixelcnn", "gated-pixelcnn", "gru", "transformer"}, Module or callable, \
+            default="pixelcnn"
+        Network that sums up the rows seen so far. Your own: a module, or what gives one for the
+        width of the latents, that maps (batch, rows, cols, latent) to the same shape and looks at
+        no lower row, which is checked.
     context_dim : int, default=64
         Channels inside the context network's blocks (256 in CPC v2).
     context_depth : int, default=3
-        Number of its residual blocks (5 in CPC v2).
+        Number of its residual blocks or layers (5 in CPC v2).
+    shared_context : bool, default=False
+        One context network for all directions instead of one for each.
     latent_dim : int or None, default=256
         Width of the latents z that the context sees, linear in the features. None: the features
         themselves.
@@ -182,16 +196,18 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     """
 
     _parameter_constraints = {
-        "n_components": [POSITIVE_INT],
+        "n_components": [POSITIVE_INT, None],
         "image_shape": ["array-like", None],
         "channels": [StrOptions({"auto", "first", "last"})],
         "patch_size": [Integral, tuple, list, StrOptions({"auto"})],
         "patch_stride": [Integral, tuple, list, StrOptions({"auto"})],
         "transform_stride": [Integral, tuple, list, StrOptions({"auto"})],
-        "encoder": [StrOptions(set(ENCODERS))],
-        "context": [StrOptions(set(CONTEXTS))],
+        "encoder": [StrOptions(set(ENCODERS)), torch.nn.Module, callable],
+        "encoder_norm": [StrOptions({"auto", *NORMS})],
+        "context": [StrOptions(set(CONTEXTS)), torch.nn.Module, callable],
         "context_dim": [POSITIVE_INT],
         "context_depth": [POSITIVE_INT],
+        "shared_context": ["boolean"],
         "latent_dim": [POSITIVE_INT, None],
         "projection_dim": [POSITIVE_INT],
         "directions": [tuple, list, StrOptions(set(DIRECTIONS))],
@@ -229,9 +245,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         patch_stride="auto",
         transform_stride="auto",
         encoder="conv",
+        encoder_norm="auto",
         context="pixelcnn",
         context_dim=64,
         context_depth=3,
+        shared_context=False,
         latent_dim=256,
         projection_dim=64,
         directions=("down", "up", "right", "left"),
@@ -265,9 +283,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.patch_stride = patch_stride
         self.transform_stride = transform_stride
         self.encoder = encoder
+        self.encoder_norm = encoder_norm
         self.context = context
         self.context_dim = context_dim
         self.context_depth = context_depth
+        self.shared_context = shared_context
         self.latent_dim = latent_dim
         self.projection_dim = projection_dim
         self.directions = directions
@@ -392,7 +412,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 self.verbose,
                 tuple(self.callbacks or ()),
             )
-            with building.compiled(self.compile, net, feed):
+            with building.own_generators(net), building.compiled(self.compile, net, feed):
                 train(net, feed, settings)
         self._keep_net(net)
 
@@ -515,7 +535,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         ImportError
             If safetensors is not installed.
         TypeError
-            If a parameter cannot be written as JSON, such as `callbacks`.
+            If a parameter cannot be written as JSON, such as `callbacks`. An encoder or context
+            network of your own is written with its weights and its name alone.
         """
         from .persistence import save
 
@@ -523,7 +544,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         save(self, path)
 
     @classmethod
-    def load(cls, path, device="auto"):
+    def load(cls, path, device="auto", *, encoder=None, context=None):
         """Read what `save` wrote; no code in the file is run.
 
         Parameters
@@ -531,15 +552,22 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         path : str or Path
         device : str, default="auto"
             Where the model is put.
+        encoder, context : Module, callable or None, default=None
+            Where they were your own: the same again. Their weights come from the file.
 
         Returns
         -------
         estimator : CPCTransformer
             Fitted; `partial_fit` continues as if it had not been saved.
+
+        Raises
+        ------
+        ValueError
+            If the file is of another kind, is broken, or needs the `encoder` or `context`.
         """
         from .persistence import load
 
-        return load(cls, path, device)
+        return load(cls, path, device, {"encoder": encoder, "context": context})
 
     # Inner workings
 

@@ -5,28 +5,18 @@ treats every patch on its own. One whose forward is exactly convolutional also h
 `forward_dense(images, stride)`, which shares the work between overlapping patches.
 """
 
-import difflib
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["ENCODERS", "ChannelNorm", "ConvEncoder", "ResNetEncoder", "make_encoder"]
+from .custom import adopt_encoder
+from .layers import NORMS, ChannelNorm, he_init_
+from .names import check_name
+from .resnets import ResNetEncoder, WideResNetEncoder
 
-
-class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of each pixel: no batch, no patch, no image size in it."""
-
-    def __init__(self, n_channels, eps=1e-5):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_channels))
-        self.bias = nn.Parameter(torch.zeros(n_channels))
-        self.eps = eps
-
-    def forward(self, x):
-        x = x.permute(0, 2, 3, 1)
-        x = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+__all__ = ["ENCODERS", "ConvEncoder", "check_name", "make_encoder"]
 
 
 class ConvEncoder(nn.Module):
@@ -85,7 +75,7 @@ class ConvEncoder(nn.Module):
         self.body = nn.Sequential(*layers)
         self.total_stride = tuple(total)
         self.head = nn.Conv2d(n_in, n_components, tuple(size))
-        _he_init(self)
+        he_init_(self)
 
     def forward(self, patches):
         maps = self.body(patches.contiguous(memory_format=torch.channels_last))
@@ -147,125 +137,52 @@ class ConvEncoder(nn.Module):
         return maps.permute(0, 2, 3, 1)
 
 
-class _PreActBlock(nn.Module):
-    """Basic (expansion 1) or bottleneck (expansion 4) residual block, pre-activation."""
-
-    def __init__(self, n_in, width, stride, expansion):
-        super().__init__()
-        n_out = width * expansion
-        self.norm = ChannelNorm(n_in)
-        if expansion == 1:
-            shapes = [(n_in, width, 3, stride), (width, width, 3, 1)]
-        else:
-            shapes = [(n_in, width, 1, 1), (width, width, 3, stride), (width, n_out, 1, 1)]
-        layers = []
-        for i, (a, b, kernel, step) in enumerate(shapes):
-            layers += [ChannelNorm(a), nn.ReLU()] if i else []
-            layers += [nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False)]
-        self.residual = nn.Sequential(*layers)
-        needs_projection = stride != 1 or n_in != n_out
-        self.shortcut = nn.Conv2d(n_in, n_out, 1, stride, bias=False) if needs_projection else None
-
-    def forward(self, x):
-        h = F.relu(self.norm(x))
-        return self.residual(h) + (x if self.shortcut is None else self.shortcut(h))
-
-
-class ResNetEncoder(nn.Module):
-    """Pre-activation ResNet up to its third stage, mean-pooled over the patch.
-
-    Normalised over the channels of each pixel in place of BatchNorm, whose statistics leak
-    from patch to patch. Patches below 48 pixels keep their resolution in the stem (3x3, stride 1);
-    larger ones get the 7x7 stem of stride 2 and the pooling of the original.
-
-    Parameters
-    ----------
-    n_channels : int
-        Channels of the images.
-    patch_size : (int, int)
-        Rows and columns of a patch.
-    n_components : int or None, default=None
-        Number of features. None: the width of the third stage (256, or 1,024 with bottlenecks);
-        another number adds a linear, rectified layer.
-    depth : {18, 34, 50}, default=18
-        Number of layers of the full network that this is a part of.
-
-    References
-    ----------
-    K. He et al., "Identity Mappings in Deep Residual Networks", 2016.
-    """
-
-    BLOCKS = {18: ((2, 2, 2), 1), 34: ((3, 4, 6), 1), 50: ((3, 4, 6), 4)}
-
-    def __init__(self, n_channels, patch_size, n_components=None, *, depth=18):
-        super().__init__()
-        check_name("depth", depth, self.BLOCKS)
-        blocks, expansion = self.BLOCKS[depth]
-        self.patch_size = tuple(patch_size)
-        if min(self.patch_size) < 48:
-            stem = [nn.Conv2d(n_channels, 64, 3, 1, 1, bias=False)]
-        else:
-            stem = [nn.Conv2d(n_channels, 64, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1)]
-        layers, n_in = stem, 64
-        for stage, n_blocks in enumerate(blocks):
-            for i in range(n_blocks):
-                stride = 2 if stage and not i else 1
-                layers.append(_PreActBlock(n_in, 64 * 2**stage, stride, expansion))
-                n_in = 64 * 2**stage * expansion
-        self.body = nn.Sequential(*layers, ChannelNorm(n_in), nn.ReLU())
-        self.n_components = n_components or n_in
-        self.head = nn.Linear(n_in, self.n_components) if self.n_components != n_in else None
-        _he_init(self)
-
-    def forward(self, patches):
-        maps = self.body(patches.contiguous(memory_format=torch.channels_last))
-        features = maps.mean((2, 3))
-        return features if self.head is None else F.relu(self.head(features))
-
-
-def _he_init(module):
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-
-
+# Each is called with the images' channels, the patch size and the number of features or None.
 ENCODERS = {
     "conv": ConvEncoder,
-    "resnet18": ResNetEncoder,
-    "resnet34": ResNetEncoder,
-    "resnet50": ResNetEncoder,
+    "resnet18": partial(ResNetEncoder, depth=18),
+    "resnet34": partial(ResNetEncoder, depth=34),
+    "resnet50": partial(ResNetEncoder, depth=50),
+    "resnet101": partial(ResNetEncoder, depth=101),
+    "resnet161": partial(ResNetEncoder, depth=161),
+    "wrn28-2": partial(WideResNetEncoder, depth=28, widening=2),
 }
 
 
-def make_encoder(name, n_channels, patch_size, n_components):
-    """Build an encoder from its name.
+def make_encoder(encoder, n_channels, patch_size, n_components, norm="auto"):
+    """Build an encoder from its name, or take a user's own.
 
     Parameters
     ----------
-    name : {"conv", "resnet18", "resnet34", "resnet50"}
+    encoder : str, Module or callable
+        A name in `ENCODERS`, or what `adopt_encoder` takes.
     n_channels : int
     patch_size : (int, int)
     n_components : int or None
-        None: 1,024 for "conv", the native width for a ResNet.
+        None: 1,024 for "conv", its own width for any other.
+    norm : {"auto", "none", "group", "layer"}, default="auto"
+        Of a residual network. "auto": "layer".
 
     Raises
     ------
     ValueError
-        If the name is unknown.
+        If a name is unknown, or a norm is asked for that the encoder does not have.
     """
-    check_name("encoder", name, ENCODERS)
-    if name == "conv":
+    if not isinstance(encoder, str):
+        if norm != "auto":
+            raise ValueError(
+                f"encoder_norm={norm!r} must be 'auto' with an encoder of your own; build that "
+                "with the norm that you want."
+            )
+        return adopt_encoder(encoder, n_channels, patch_size, n_components)
+    check_name("encoder", encoder, ENCODERS)
+    check_name("encoder_norm", norm, ("auto", *NORMS))
+    if encoder == "conv":
+        if norm not in ("auto", "layer"):
+            raise ValueError(
+                f"encoder_norm={norm!r} must be 'auto' or 'layer' with encoder='conv', whose "
+                "patches are evaluated together; pass one of these, or a ResNet."
+            )
         return ConvEncoder(n_channels, patch_size, n_components or 1024)
-    return ResNetEncoder(n_channels, patch_size, n_components, depth=int(name[6:]))
-
-
-def check_name(parameter, name, table):
-    """Refuse a name that is not in the table, with the nearest one that is."""
-    if name in table:
-        return
-    near = difflib.get_close_matches(str(name), list(table), n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    known = ", ".join(repr(key) for key in table)
-    raise ValueError(f"{parameter}={name!r} is unknown; it must be one of {known}.{hint}")
+    norm = "layer" if norm == "auto" else norm
+    return ENCODERS[encoder](n_channels, patch_size, n_components, norm=norm)

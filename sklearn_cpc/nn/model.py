@@ -99,10 +99,12 @@ class CPCModel(nn.Module):
         Width of z, a linear map of the features. None: z are the features.
     projection_dim : int, default=64
         Width of targets and predictions in the loss.
-    context : str, default="pixelcnn"
-        Name of the context network.
+    context : str, Module or callable, default="pixelcnn"
+        Name of the context network, or one of the user's own, see `adopt_context`.
     context_settings : dict or None, default=None
-        Keywords of the context network, such as width and depth.
+        Keywords of a named context network, such as width and depth.
+    shared_context : bool, default=False
+        One context network for all directions instead of one for each.
     similarity : {"cosine", "dot"}, default="cosine"
         Score of a prediction and a target.
     temperature : float, default=0.1
@@ -141,6 +143,7 @@ class CPCModel(nn.Module):
         projection_dim=64,
         context="pixelcnn",
         context_settings=None,
+        shared_context=False,
         similarity="cosine",
         temperature=0.1,
         n_candidates=None,
@@ -161,10 +164,14 @@ class CPCModel(nn.Module):
         self.register_buffer("pixel_std", torch.full((n_channels,), 0.25))
         width = latent_dim or encoder.n_components
         self.latent = nn.Linear(encoder.n_components, width) if latent_dim else nn.Identity()
+        self.shared_context = shared_context
         settings = context_settings or {}
-        self.contexts = nn.ModuleDict(
-            {d: make_context(context, width, **settings) for d in self.plan}
-        )
+        self.contexts = nn.ModuleDict()
+        for direction in self.plan:
+            # A network of the user's own is checked for each shape of the turned grid.
+            shape = grid.shape[::-1] if DIRECTIONS[direction] % 2 else grid.shape
+            network = make_context(context, width, shape=shape, **settings)
+            self.contexts["all" if shared_context else direction] = network
         self.targets = nn.ModuleDict(
             {d: nn.Linear(width, projection_dim, bias=False) for d in self.plan}
         )
@@ -251,7 +258,7 @@ class CPCModel(nn.Module):
         results = []
         for direction, steps in self.plan.items():
             turned = first_row_first(z, direction)
-            c = self.contexts[direction](turned)
+            c = self.contexts["all" if self.shared_context else direction](turned)
             for W_k, k in zip(self.W[direction], steps, strict=True):
                 heads = W_k, self.targets[direction]
                 if self.negative_images is None:

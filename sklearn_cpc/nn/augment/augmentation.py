@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..encoders import check_name
+from ..names import check_name
 from . import colour, geometry
 from .autoaugment import PRIMITIVES, apply_primitives
 
