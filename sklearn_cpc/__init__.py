@@ -1,6 +1,6 @@
 """Self-supervised image features for scikit-learn: Contrastive Predictive Coding."""
 
-from .estimators import CPCTransformer
+from .estimators import CPCClassifier, CPCTransformer
 from .evaluation import (
     LabelEfficiencyDisplay,
     LabelFractionSplit,
@@ -11,6 +11,7 @@ from .evaluation import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPCClassifier",
     "CPCTransformer",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",
