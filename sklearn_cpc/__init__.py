@@ -7,6 +7,7 @@ from .evaluation import (
     label_efficiency_curve,
     label_saving,
 )
+from .training import ProbeRecorder
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "CPCTransformer",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",
+    "ProbeRecorder",
     "label_efficiency_curve",
     "label_saving",
 ]

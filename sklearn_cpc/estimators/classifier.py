@@ -422,7 +422,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
 
 
 def labeled_rows(y, unlabeled):
-    """Where y is a label, (n,) bool; no number is in an array of text, nor text in one of numbers."""
+    """Where y is a label; no number is in an array of text, and no text in one of numbers."""
     if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(unlabeled, str):
         return np.ones(len(y), dtype=bool)
     return np.asarray(y != unlabeled, dtype=bool)

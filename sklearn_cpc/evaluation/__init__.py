@@ -3,11 +3,13 @@
 from .baselines import FlattenImages, PatchKMeans
 from .curves import curve_table, curves_to_frame, label_saving
 from .display import LabelEfficiencyDisplay
+from .hog import HogFeatures
 from .label_efficiency import label_efficiency_curve
 from .splits import LabelFractionSplit, nested_label_subsets
 
 __all__ = [
     "FlattenImages",
+    "HogFeatures",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",
     "PatchKMeans",
