@@ -80,7 +80,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         `weight_decay` with `init="random"`.
     augment : {"auto", "full", "light", "none"} or Augmentation, default="auto"
         Shift and flip of whole images in fine-tuning. "auto": those of the transformer's `augment`.
-    validation_fraction : float, default=0.2
+    validation_fraction : float, default=0.1
         Share of the labelled images that is held out to end fine-tuning, stratified.
     patience : int, default=10
         Fine-tuning ends after this many epochs without a better accuracy on the held-out images
@@ -181,7 +181,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         classifier_learning_rate=1e-3,
         weight_decay=0.01,
         augment="auto",
-        validation_fraction=0.2,
+        validation_fraction=0.1,
         patience=10,
         random_state=None,
         verbose=0,

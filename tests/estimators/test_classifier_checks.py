@@ -8,6 +8,7 @@ from sklearn.utils.estimator_checks import (
 )
 
 from sklearn_cpc import CPCClassifier
+from sklearn_cpc.estimators import fine_tuning
 
 from .toys import tiny
 
@@ -21,6 +22,11 @@ SMALL = tiny(
     batch_size=64,
     random_state=None,
 )
+
+
+@pytest.fixture(autouse=True)
+def _few_penalties(monkeypatch):
+    monkeypatch.setattr(fine_tuning, "C_GRID", (1.0, 10.0))
 
 
 @parametrize_with_checks(
