@@ -34,10 +34,10 @@ POSITIVE = Interval(Real, 0, None, closed="neither")
 # With fewer held-out images a single one decides on epoch and temperature.
 HELD_OUT_PER_CLASS = 5
 # Epochs of a pretrained encoder where no image can be held out to end them in time.
-FEW_EPOCHS = 10
+FEW_EPOCHS = 30
 # By `init`. The encoder's rate: what was learned without labels is not to be lost; from scratch it
 # is all to be learned.
-ENCODER_LEARNING_RATES = {"pretrained": 1e-4, "random": 1e-3}
+ENCODER_LEARNING_RATES = {"pretrained": 3e-4, "random": 1e-3}
 MAX_BATCHES = {"pretrained": 500, "random": 2000}
 
 
@@ -72,7 +72,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int, default=32
         Labelled images per batch.
     encoder_learning_rate : float or "auto", default="auto"
-        Of AdamW, falling as half a cosine. "auto": 1e-4, or 1e-3 with `init="random"`.
+        Of AdamW, falling as half a cosine. "auto": 3e-4, or 1e-3 with `init="random"`.
     classifier_learning_rate : float, default=1e-3
         Likewise.
     weight_decay : float, default=0.01
@@ -123,7 +123,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
     each class has two at least. Their best epoch is kept, so that on them the result is never less
     accurate than the classifier on frozen features; where that one is the best, it is fitted again
     to all labelled images. With fewer labels nothing is held out: a pretrained encoder is
-    fine-tuned for ten epochs at most and the last one is kept.
+    fine-tuned for thirty epochs at most and the last one is kept.
 
     Probabilities are scaled by a temperature fitted to the held-out images; without any,
     `temperature_` is 1 and the penalty, chosen by log loss, is all that keeps them modest.
