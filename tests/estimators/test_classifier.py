@@ -247,6 +247,14 @@ def test_one_label_per_class(init):
     assert (1 / 8 if init == "pretrained" else None) == model.C_
 
 
+def test_a_class_with_a_single_image_cannot_be_held_out_from():
+    target = y.copy()
+    target[0] = 2
+    model = small(validation_fraction=0.3, max_epochs=1).fit(X, target)
+    assert model.predict_proba(X).shape == (60, 3)
+    assert "held_out_loss" not in model.history_[-1]
+
+
 def test_max_batches_ends_training_in_whole_epochs():
     for max_batches, n_epochs in ((1, 1), (4, 2), (5, 2), (8, 4)):
         model = small(
