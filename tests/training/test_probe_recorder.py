@@ -92,6 +92,9 @@ def test_layouts_agree():
     flat_first = np.ascontiguousarray(first).reshape(40, -1)
     shaped = {"X_train": flat_first, "image_shape": (3, 8, 8)}
     assert accuracies(ProbeRecorder(flat_first, y), **shaped) == expected
+    # "auto" would take the first axis for the channels.
+    wide = images(40, 6, 8, 8)
+    assert 0 <= accuracies(ProbeRecorder(wide, y), wide, channels="last", max_epochs=1)[0] <= 1
 
 
 def test_the_images_are_not_copied_and_clone_works():
