@@ -92,6 +92,17 @@ def load_cifar10(archive):
     ]
 
 
+def draw_images(archive, n_train, n_test, seed):
+    """Random images of both parts in one array, their labels, and the rows of each part."""
+    (X, y), (X_test, y_test) = load_cifar10(archive)
+    rng = np.random.RandomState(seed)
+    chosen = rng.permutation(len(X))[:n_train]
+    tested = rng.permutation(len(X_test))[:n_test]
+    X = np.concatenate([X[chosen], X_test[tested]])
+    y = np.concatenate([y[chosen], y_test[tested]])
+    return X, y, np.arange(len(chosen)), np.arange(len(chosen), len(X))
+
+
 def count_flops(cpc, images):
     """Floating-point operations of one training step per image, counted from the shapes."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -195,14 +206,9 @@ def main():
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     setting = SETTINGS[options.setting]
-    (X, y), (X_test, y_test) = load_cifar10(options.archive)
-    rng = np.random.RandomState(options.seed)
-    chosen = rng.permutation(len(X))[: setting["n_train"]]
-    tested = rng.permutation(len(X_test))[: setting["n_test"]]
-    X = np.concatenate([X[chosen], X_test[tested]])
-    y = np.concatenate([y[chosen], y_test[tested]])
-    train, test = np.arange(len(chosen)), np.arange(len(chosen), len(X))
-
+    X, y, train, test = draw_images(
+        options.archive, setting["n_train"], setting["n_test"], options.seed
+    )
     settings = setting["cpc"] | {"random_state": options.seed}
     settings["precision"] = options.precision or ("bf16" if has_native_bf16() else "float32")
     if options.epochs is not None:

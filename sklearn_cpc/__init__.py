@@ -1,6 +1,6 @@
 """Self-supervised image features for scikit-learn: Contrastive Predictive Coding."""
 
-from .estimators import CPCTransformer
+from .estimators import CPCClassifier, CPCTransformer
 from .evaluation import (
     EmbeddingMapDisplay,
     IgnoreUnlabeled,
@@ -17,10 +17,12 @@ from .evaluation import (
     pretraining_curve,
     select_to_label,
 )
+from .training import ProbeRecorder
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CPCClassifier",
     "CPCTransformer",
     "EmbeddingMapDisplay",
     "IgnoreUnlabeled",
@@ -29,6 +31,7 @@ __all__ = [
     "NearestNeighborsDisplay",
     "PretrainingDisplay",
     "ProbeHistoryDisplay",
+    "ProbeRecorder",
     "TrainingHistoryDisplay",
     "knn_probe",
     "label_efficiency_curve",

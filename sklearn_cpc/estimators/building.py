@@ -25,6 +25,7 @@ RECORDED = (
     "learning_rate",
     "seconds",
     "images_per_second",
+    "probe_accuracy",  # of a ProbeRecorder
 )
 
 

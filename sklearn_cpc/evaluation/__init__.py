@@ -5,6 +5,7 @@ from .curves import curve_table, curves_to_frame, label_saving
 from .display import LabelEfficiencyDisplay, PretrainingDisplay
 from .embedding_display import EmbeddingMapDisplay, NearestNeighborsDisplay
 from .history_display import ProbeHistoryDisplay, TrainingHistoryDisplay
+from .hog import HogFeatures
 from .label_efficiency import label_efficiency_curve
 from .pretraining import pretraining_curve
 from .probes import LinearProbeClassifier, knn_probe, linear_probe
@@ -15,6 +16,7 @@ from .unlabeled import IgnoreUnlabeled, ignore_unlabeled_scorer
 __all__ = [
     "EmbeddingMapDisplay",
     "FlattenImages",
+    "HogFeatures",
     "IgnoreUnlabeled",
     "LabelEfficiencyDisplay",
     "LabelFractionSplit",

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cpc import CPCClassifier, ProbeRecorder
+
 from .toys import images, tiny
 
 pytestmark = [
@@ -89,3 +91,21 @@ def test_the_global_generators_are_left_alone():
     before = torch.cuda.get_rng_state()
     tiny(device="cuda").fit(X).transform(X)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_the_classifier_is_fine_tuned_on_the_device(init):
+    y = np.arange(len(X)) % 2
+    recorder = ProbeRecorder(X, y)
+    model = CPCClassifier(
+        tiny(device="cuda", precision="float32", callbacks=[recorder]),
+        init=init,
+        max_epochs=2,
+        validation_fraction=0.5,
+        random_state=0,
+    ).fit(X, y)
+    assert next(model.transformer_.encoder_.parameters()).is_cuda
+    assert np.isfinite(model.predict_proba(X)).all()
+    assert model.history_[-1]["held_out_loss"] > 0
+    if init == "pretrained":
+        assert 0 <= model.transformer_.history_[0]["probe_accuracy"] <= 1

@@ -1,0 +1,440 @@
+"""CPCClassifier: a classifier for images of which few are labelled."""
+
+import copy
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from ..nn import AUGMENTATIONS, Augmentation
+from .fine_tuning import (
+    FineTuning,
+    FineTuningSettings,
+    best_temperature,
+    choose_C,
+    fit_head,
+    penalty_strength,
+    zero_head,
+)
+from .names import with_near_miss
+from .transformer import CPCTransformer
+
+__all__ = ["CPCClassifier"]
+
+POSITIVE_INT = Interval(Integral, 1, None, closed="left")
+POSITIVE = Interval(Real, 0, None, closed="neither")
+# With fewer held-out images a single one decides on epoch and temperature.
+HELD_OUT_PER_CLASS = 5
+# Epochs of a pretrained encoder where no image can be held out to end them in time.
+FEW_EPOCHS = 30
+# By `init`. The encoder's rate: what was learned without labels is not to be lost; from scratch it
+# is all to be learned.
+ENCODER_LEARNING_RATES = {"pretrained": 3e-4, "random": 1e-3}
+MAX_BATCHES = {"pretrained": 500, "random": 2000}
+
+
+class CPCClassifier(ClassifierMixin, BaseEstimator):
+    """Classifier of images by the data-efficient protocol of CPC v2.
+
+    All images pretrain an encoder, see `CPCTransformer`. A LogisticRegression is fitted to its
+    frozen, pooled features of the labelled images; then encoder and classifier are trained on
+    these together, at rates of their own, until images held out say that it is enough.
+
+    Parameters
+    ----------
+    transformer : CPCTransformer, FrozenEstimator of one, or None, default=None
+        Encoder, pooling, device and precision. Not fitted: a clone is fitted on all images of
+        `fit`. Fitted: a copy is used as it is. None: `CPCTransformer()`. `clone`, and with it
+        `cross_val_score` and the like, makes a fitted transformer an unfitted one, unless it
+        is wrapped in a FrozenEstimator.
+    init : {"pretrained", "random"}, default="pretrained"
+        "random": the same network, fitted to nothing but its pixels' moments, is trained on the
+        labelled images from the first to the last layer. It is the supervised baseline.
+    unlabeled : int, str or None, default=-1
+        Label of images without one; they serve pretraining only. None: every value is a
+        class. Where y holds nothing but -1 and 1, the classical coding of two classes, -1 is a
+        class, with a warning.
+    fine_tune : bool, default=True
+        False: the classifier on frozen features is the result.
+    max_epochs : int, default=100
+        Most passes over the labelled images in fine-tuning.
+    max_batches : int or "auto", default="auto"
+        Most batches, rounded to whole passes, one at least. "auto": 500, or 2,000 with
+        `init="random"`.
+    batch_size : int, default=32
+        Labelled images per batch.
+    encoder_learning_rate : float or "auto", default="auto"
+        Of AdamW, falling as half a cosine. "auto": 3e-4, or 1e-3 with `init="random"`.
+    classifier_learning_rate : float, default=1e-3
+        Likewise.
+    weight_decay : float, default=0.01
+        Of the encoder. The classifier keeps the penalty of the LogisticRegression, and has
+        `weight_decay` with `init="random"`.
+    augment : {"auto", "full", "light", "none"} or Augmentation, default="auto"
+        Shift and flip of whole images in fine-tuning. "auto": those of the transformer's `augment`.
+    validation_fraction : float, default=0.1
+        Share of the labelled images that is held out to end fine-tuning, stratified.
+    patience : int, default=10
+        Fine-tuning ends after this many epochs without a better accuracy on the held-out images
+        (of equal ones, the smaller loss).
+    random_state : int, RandomState or None, default=None
+        Fixes held-out images, order and augmentation, and pretraining where the transformer has no
+        `random_state` of its own.
+    verbose : int, default=0
+        1: a line per epoch of fine-tuning.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    transformer_ : CPCTransformer
+        With the fine-tuned encoder: `transformer_.transform` gives the features that are
+        classified.
+    coef_, intercept_ : ndarray of shape (n_classes, n_features_out), (n_classes,)
+        Linear classifier on those features.
+    temperature_ : float
+        What logits are divided by for `predict_proba`.
+    C_ : float or None
+        Inverse strength of the penalty, chosen by three-fold cross-validation on the labelled
+        images that are not held out (log loss); 1 / n_features_out where a class has one image.
+        None with `init="random"`.
+    history_ : list of dict
+        A row per epoch of fine-tuning with "epoch", "loss" and "accuracy" on the augmented training
+        images, "seconds", and where images are held out "held_out_loss" and "held_out_accuracy".
+        Epoch 0 is the classifier on frozen features. Empty without fine-tuning.
+    best_epoch_, n_iter_ : int
+        The epoch whose weights are kept, and the last one.
+    n_features_in_ : int
+        Numbers in an image.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Where X had column names.
+
+    Notes
+    -----
+    Images are held out where `validation_fraction` makes at least five for each class, and
+    each class has two at least. Their best epoch is kept, so that on them the result is never less
+    accurate than the classifier on frozen features; where that one is the best, it is fitted again
+    to all labelled images. With fewer labels nothing is held out: a pretrained encoder is
+    fine-tuned for thirty epochs at most and the last one is kept.
+
+    Probabilities are scaled by a temperature fitted to the held-out images; without any,
+    `temperature_` is 1 and the penalty, chosen by log loss, is all that keeps them modest.
+
+    Features are pooled over patches at the transformer's `transform_stride`. Its default is twice
+    as fine as that of pretraining; `transform_stride=patch_stride` fine-tunes up to four times
+    as fast.
+
+    References
+    ----------
+    O. Hénaff et al., "Data-Efficient Image Recognition with Contrastive Predictive Coding",
+    ICML 2020, https://arxiv.org/abs/1905.09272.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_cpc import CPCClassifier, CPCTransformer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y[50:] = -1
+    >>> cpc = CPCTransformer(32, latent_dim=16, max_epochs=1)
+    >>> classifier = CPCClassifier(cpc, max_epochs=2, random_state=0).fit(X[:200], y[:200])
+    >>> classifier.predict_proba(X[:3]).shape
+    (3, 10)
+    """
+
+    _parameter_constraints = {
+        "transformer": [CPCTransformer, FrozenEstimator, None],
+        "init": [StrOptions({"pretrained", "random"})],
+        "unlabeled": [Integral, str, None],
+        "fine_tune": ["boolean"],
+        "max_epochs": [POSITIVE_INT],
+        "max_batches": [POSITIVE_INT, StrOptions({"auto"})],
+        "batch_size": [POSITIVE_INT],
+        "encoder_learning_rate": [POSITIVE, StrOptions({"auto"})],
+        "classifier_learning_rate": [POSITIVE],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "augment": [StrOptions({"auto", *AUGMENTATIONS}), Augmentation],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [POSITIVE_INT],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        transformer=None,
+        *,
+        init="pretrained",
+        unlabeled=-1,
+        fine_tune=True,
+        max_epochs=100,
+        max_batches="auto",
+        batch_size=32,
+        encoder_learning_rate="auto",
+        classifier_learning_rate=1e-3,
+        weight_decay=0.01,
+        augment="auto",
+        validation_fraction=0.1,
+        patience=10,
+        random_state=None,
+        verbose=0,
+    ):
+        self.transformer = transformer
+        self.init = init
+        self.unlabeled = unlabeled
+        self.fine_tune = fine_tune
+        self.max_epochs = max_epochs
+        self.max_batches = max_batches
+        self.batch_size = batch_size
+        self.encoder_learning_rate = encoder_learning_rate
+        self.classifier_learning_rate = classifier_learning_rate
+        self.weight_decay = weight_decay
+        self.augment = augment
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y):
+        """Pretrain on all images and learn from the labelled ones.
+
+        Parameters
+        ----------
+        X : array-like
+            Images of one size, as in `CPCTransformer.fit`.
+        y : array-like of shape (n,)
+            Classes; -1, or what `unlabeled` says, where there is none.
+
+        Returns
+        -------
+        self : CPCClassifier
+
+        Raises
+        ------
+        ValueError
+            If a parameter, an image or a label is not acceptable, nothing is labelled, or
+            there is one class; an earlier fit is kept.
+        FloatingPointError
+            If a loss is not finite; an earlier fit is kept.
+        """
+        self._validate_params()
+        labeled, classes, target = self._check_labels(X, y)
+        random_state = check_random_state(self.random_state)
+        transformer = self._start_transformer(X, int(random_state.randint(2**31 - 1)))
+        with transformer._threads():
+            fitted = self._learn(transformer, X, labeled, target, len(classes), random_state)
+        for name in ("feature_names_in_", *fitted):
+            vars(self).pop(name, None)
+        vars(self).update(fitted, classes_=classes, transformer_=transformer)
+        self.n_features_in_ = transformer.n_features_in_
+        if hasattr(transformer, "feature_names_in_"):
+            self.feature_names_in_ = transformer.feature_names_in_
+        return self
+
+    def predict(self, X):
+        """Classes of images.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`.
+
+        Returns
+        -------
+        y : ndarray of shape (n,)
+        """
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def predict_proba(self, X):
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_classes), float32
+            In the order of `classes_`.
+        """
+        check_is_fitted(self)
+        features = np.asarray(self.transformer_.transform(X))
+        logits = features @ self.coef_.T + self.intercept_
+        return softmax(logits / self.temperature_, axis=1).astype(np.float32)
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy on the labelled images.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`.
+        y : array-like of shape (n,)
+            Rows that are unlabelled as in `fit` are left out.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Weights of the images.
+
+        Returns
+        -------
+        accuracy : float
+        """
+        check_is_fitted(self)
+        y = column_or_1d(np.asarray(y))
+        if self.unlabeled is None or self.unlabeled in self.classes_:
+            return super().score(X, y, sample_weight)
+        labeled = labeled_rows(y, self.unlabeled)
+        if not labeled.any():
+            raise ValueError(
+                f"y has no label, {self.unlabeled!r} means unlabelled; score needs labelled images."
+            )
+        weight = np.ones(len(y)) if sample_weight is None else column_or_1d(sample_weight)
+        right = np.asarray(self.predict(X))[labeled] == y[labeled]
+        return float(np.average(right, weights=weight[labeled]))
+
+    # Inner workings
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = False
+        return tags
+
+    def _validate_params(self):
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            raise with_near_miss(error, self) from None
+
+    def _check_labels(self, X, y):
+        """Rows with a label, the classes, and the class of every row (0 without a label)."""
+        if y is None:
+            raise ValueError(
+                "CPCClassifier requires y to be passed, but the target y is None; without labels "
+                "use CPCTransformer."
+            )
+        y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
+        check_consistent_length(X, y)
+        is_labeled = np.ones(len(y), dtype=bool)
+        if self.unlabeled is not None and not _is_binary_code(y, self.unlabeled):
+            is_labeled = labeled_rows(y, self.unlabeled)
+        check_classification_targets(y[is_labeled])
+        classes, target = np.unique(y[is_labeled], return_inverse=True)
+        if len(classes) < 2:
+            found = "1 class" if len(classes) else "no class"
+            raise ValueError(
+                f"y has {found} in {is_labeled.sum()} labelled images ({self.unlabeled!r} means "
+                "unlabelled); a classifier needs at least 2: label an image of another class."
+            )
+        everywhere = np.zeros(len(y), dtype=int)
+        everywhere[is_labeled] = target
+        return np.flatnonzero(is_labeled), classes, everywhere
+
+    def _start_transformer(self, X, seed):
+        """A fitted transformer that is ours alone."""
+        given = CPCTransformer() if self.transformer is None else self.transformer
+        is_frozen = isinstance(given, FrozenEstimator)
+        given = given.estimator if is_frozen else given
+        if not isinstance(given, CPCTransformer):
+            raise TypeError(
+                f"transformer=FrozenEstimator({type(given).__name__}) must hold a CPCTransformer; "
+                "for another one use make_pipeline(transformer, LogisticRegression())."
+            )
+        if self.init == "pretrained" and (is_frozen or hasattr(given, "net_")):
+            check_is_fitted(given)
+            return copy.deepcopy(given)
+        own = clone(given)
+        if self.init == "random":
+            own.set_params(max_epochs=0, callbacks=None)
+        if own.random_state is None:
+            own.set_params(random_state=seed)
+        return own.fit(X)
+
+    def _learn(self, transformer, X, labeled, target, n_classes, random_state):
+        """Fitted attributes of the classifier; changes the transformer's encoder."""
+        images, grid = transformer._prepare(X)
+        train, held_out = self._hold_out(labeled, target, random_state)
+        tuning = FineTuning(transformer, images, grid, target)
+        frozen = tuning.features(labeled)
+        is_train = np.isin(labeled, train)
+        C, head = None, zero_head(frozen[is_train], n_classes)
+        if self.init == "pretrained":
+            C = choose_C(frozen[is_train], target[train], int(random_state.randint(2**31 - 1)))
+            head = fit_head(frozen[is_train], target[train], C)
+        fitted = {"C_": C, "temperature_": 1.0, "history_": [], "best_epoch_": 0}
+        if self.fine_tune:
+            settings = self._settings(transformer, C, len(train), n_classes, len(held_out))
+            fitted["history_"], fitted["best_epoch_"] = tuning.run(
+                head, train, held_out, settings, random_state
+            )
+        if len(held_out):
+            fitted["temperature_"] = best_temperature(
+                tuning.logits(head, held_out), target[held_out]
+            )
+            if C is not None and not fitted["best_epoch_"]:
+                head = fit_head(frozen, target[labeled], C)
+        fitted["coef_"], fitted["intercept_"] = head.folded()
+        fitted["n_iter_"] = max(0, len(fitted["history_"]) - 1)
+        return fitted
+
+    def _hold_out(self, labeled, target, random_state):
+        """Labelled rows to train on and rows that end the training, none where labels are few."""
+        counts = np.bincount(target[labeled])
+        n_held_out = round(self.validation_fraction * len(labeled))
+        if (
+            not self.fine_tune
+            or n_held_out < HELD_OUT_PER_CLASS * len(counts)
+            or len(labeled) - n_held_out < len(counts)
+            or counts.min() < 2
+        ):
+            return labeled, labeled[:0]
+        train, held_out = train_test_split(
+            labeled, test_size=n_held_out, stratify=target[labeled], random_state=random_state
+        )
+        return np.sort(train), np.sort(held_out)
+
+    def _settings(self, transformer, C, n_train, n_classes, n_held_out):
+        rate, augment = self.encoder_learning_rate, self.augment
+        augment = transformer.augment if augment == "auto" else augment
+        max_batches = MAX_BATCHES[self.init] if self.max_batches == "auto" else self.max_batches
+        is_blind = self.init == "pretrained" and not n_held_out
+        return FineTuningSettings(
+            max_epochs=min(self.max_epochs, FEW_EPOCHS) if is_blind else self.max_epochs,
+            max_batches=max_batches,
+            batch_size=self.batch_size,
+            encoder_learning_rate=ENCODER_LEARNING_RATES[self.init] if rate == "auto" else rate,
+            classifier_learning_rate=self.classifier_learning_rate,
+            weight_decay=self.weight_decay,
+            penalty=0.0 if C is None else penalty_strength(C, n_train, n_classes),
+            patience=self.patience,
+            augmentation=AUGMENTATIONS[augment] if isinstance(augment, str) else augment,
+            verbose=self.verbose,
+        )
+
+
+def labeled_rows(y, unlabeled):
+    """Where y is a label; no number is in an array of text, and no text in one of numbers."""
+    if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(unlabeled, str):
+        return np.ones(len(y), dtype=bool)
+    return np.asarray(y != unlabeled, dtype=bool)
+
+
+def _is_binary_code(y, unlabeled):
+    if unlabeled != -1 or y.dtype.kind not in "if" or not np.array_equal(np.unique(y), [-1, 1]):
+        return False
+    warnings.warn(
+        "y holds nothing but -1 and 1, which is read as two classes; if -1 means unlabelled, label "
+        "an image of another class, and if it is a class, say so by unlabeled=None.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return True
