@@ -1,6 +1,6 @@
 """Self-supervised image features for scikit-learn: Contrastive Predictive Coding."""
 
-from .estimators import CPCTransformer
+from .estimators import CPCTransformer, recipe
 from .evaluation import (
     LabelEfficiencyDisplay,
     LabelFractionSplit,
@@ -16,4 +16,5 @@ __all__ = [
     "LabelFractionSplit",
     "label_efficiency_curve",
     "label_saving",
+    "recipe",
 ]

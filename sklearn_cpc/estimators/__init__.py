@@ -1,5 +1,6 @@
 """The scikit-learn face."""
 
+from .recipes import recipe
 from .transformer import CPCTransformer
 
-__all__ = ["CPCTransformer"]
+__all__ = ["CPCTransformer", "recipe"]
