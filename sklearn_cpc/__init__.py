@@ -1,6 +1,6 @@
 """Self-supervised image features for scikit-learn: Contrastive Predictive Coding."""
 
-from .estimators import CPCClassifier, CPCTransformer
+from .estimators import CPCClassifier, CPCTransformer, recipe
 from .evaluation import (
     EmbeddingMapDisplay,
     IgnoreUnlabeled,
@@ -38,5 +38,6 @@ __all__ = [
     "label_saving",
     "linear_probe",
     "pretraining_curve",
+    "recipe",
     "select_to_label",
 ]

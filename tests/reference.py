@@ -316,6 +316,24 @@ def info_nce(predictions, targets, positives):
     return total / len(predictions), n_correct / len(predictions)
 
 
+def scores_of(predictions, targets):
+    return [[float(np.dot(p, t)) for t in targets] for p in predictions]
+
+
+def contrast(scores, positives, objective="infonce", n_hard=None):
+    """(loss, share of hits, InfoNCE) of rows of scores, some of the negatives only."""
+    rows = []
+    for row, positive in zip(scores, positives, strict=True):
+        own = row[positive]
+        others = sorted((s for i, s in enumerate(row) if i != positive), reverse=True)[:n_hard]
+        nce = -own + log(exp(own) + sum(exp(s) for s in others))
+        binary = [log(1 + exp(s)) for s in others] or [0.0]
+        bce = (log(1 + exp(-own)) + sum(binary) / len(binary)) / 2
+        hit = all(own > s for s in others)
+        rows.append((nce if objective == "infonce" else bce, hit, nce))
+    return tuple(np.mean(rows, 0))
+
+
 def predict(z, model):
     """{(direction, k): (loss, accuracy)} with every pair and every target of the batch."""
     results = {}
@@ -417,6 +435,18 @@ def quadrants(image):
     return out
 
 
+def parts(image, n):
+    """Maxima over n x n parts; a row that lies on a border belongs to both sides."""
+    rows, cols = image.shape[:2]
+    out = []
+    for i in range(n):
+        for j in range(n):
+            of_rows = [r for r in range(rows) if r + 1 > i * rows / n and r < (i + 1) * rows / n]
+            of_cols = [c for c in range(cols) if c + 1 > j * cols / n and c < (j + 1) * cols / n]
+            out += over(image, of_rows, of_cols, max)
+    return out
+
+
 def half(n):
     """The two halves of range(n); the middle of an odd number belongs to both."""
     return [i for i in range(n) if i <= (n - 1) / 2], [i for i in range(n) if i >= (n - 1) / 2]
@@ -426,5 +456,8 @@ POOLINGS = {
     "max": lambda image: over(image, range(image.shape[0]), range(image.shape[1]), max),
     "mean": lambda image: over(image, range(image.shape[0]), range(image.shape[1]), np.mean),
     "quadrants": quadrants,
+    "max+mean": lambda image: POOLINGS["max"](image) + POOLINGS["mean"](image),
+    "pyramid": lambda image: parts(image, 1) + parts(image, 2) + parts(image, 4),
+    "flatten": lambda image: [value for row in image for patch in row for value in patch],
     "none": lambda image: [value for row in image for patch in row for value in patch],
 }

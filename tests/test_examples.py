@@ -128,3 +128,24 @@ def test_the_benchmark_counts_the_encoder_as_done_by_hand():
     # The pixels need no gradient: the first layer has two passes.
     by_hand = 49 * 2 * (2 * stem + 3 * halving + 3 * head)
     assert abs(cifar10.count_flops(cpc, images) / by_hand - 1) < 0.01
+
+
+def test_the_benchmark_of_variants_runs_a_subset(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "variants.py"), "--only", "mixed"]
+    command += ["--n-train", "100", "--n-test", "20", "--epochs", "1", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "rows")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\n| mixed | 0." in done.stdout
+    assert '"variant": "mixed"' in (tmp_path / "rows").read_text()
+
+
+def test_the_benchmark_of_greedy_memory_measures_less_for_stages():
+    command = [sys.executable, str(ROOT / "benchmarks" / "greedy_memory.py")]
+    command += ["--encoder", "conv", "--batch", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shares = [json.loads(line)["share"] for line in done.stdout.splitlines()]
+    assert shares[0] == 1
+    assert len(shares) == 4
+    assert max(shares[1:]) < 1

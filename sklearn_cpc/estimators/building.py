@@ -7,7 +7,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from ..nn import AUGMENTATIONS, DIRECTIONS, CPCModel, PatchGrid, check_name, make_encoder
+from ..nn import (
+    AUGMENTATIONS,
+    DIRECTIONS,
+    CPCModel,
+    PatchGrid,
+    check_name,
+    choose_negatives,
+    make_encoder,
+)
 from ..training import CPCNet, ImageFeed
 from ..training.net import OPTIMIZERS
 
@@ -57,8 +65,8 @@ def make_model(**settings):
     return model.to(memory_format=torch.channels_last)
 
 
-def build_net(estimator, image_shape, scale, random_state):
-    """An initialised net for images of this shape.
+def model_settings(estimator, image_shape, scale):
+    """What `make_model` makes a model for images of this shape from.
 
     Parameters
     ----------
@@ -66,8 +74,6 @@ def build_net(estimator, image_shape, scale, random_state):
     image_shape : (int, int, int)
         Height, width, channels.
     scale : PixelScale
-    random_state : numpy.random.RandomState
-        Draws the initial weights, and seeds the epochs from then on.
     """
     height, width, n_channels = image_shape
     augment = estimator.augment
@@ -91,6 +97,12 @@ def build_net(estimator, image_shape, scale, random_state):
         "temperature": estimator.temperature,
         "n_candidates": estimator.n_candidates,
         "negative_images": estimator.negative_images,
+        "negatives": estimator.negatives,
+        "same_image_fraction": estimator.same_image_fraction,
+        "queue_size": estimator.queue_size,
+        "hard_fraction": estimator.hard_fraction,
+        "objective": estimator.objective,
+        "greedy": estimator.greedy,
         "augmentation": AUGMENTATIONS[augment] if isinstance(augment, str) else augment,
     }
     if len(set(settings["directions"])) < len(settings["directions"]) or not settings["directions"]:
@@ -98,12 +110,33 @@ def build_net(estimator, image_shape, scale, random_state):
             f"directions={directions!r} must name at least one direction and none twice; pass "
             f"some of {tuple(DIRECTIONS)}."
         )
+    return settings
+
+
+def build_net(estimator, image_shape, scale, random_state):
+    """An initialised net for images of this shape.
+
+    Parameters
+    ----------
+    estimator, image_shape, scale
+        As in `model_settings`.
+    random_state : numpy.random.RandomState
+        Draws the initial weights, and seeds the epochs from then on.
+    """
+    settings = model_settings(estimator, image_shape, scale)
+    betas = tuple(estimator.betas)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(
+            f"betas={estimator.betas!r} must be two numbers from 0 to below 1; pass (0.9, 0.999)."
+        )
     device = resolve_device(estimator.device)
     net = CPCNet(
         make_model,
         **{f"module__{name}": value for name, value in settings.items()},
         optimizer=OPTIMIZERS[estimator.optimizer],
         optimizer__weight_decay=estimator.weight_decay,
+        optimizer__betas=betas,
+        optimizer__eps=estimator.eps,
         lr=estimator.learning_rate,
         batch_size=estimator.batch_size,
         precision=resolve_precision(estimator.precision, device),
@@ -135,9 +168,18 @@ BUILT_FROM = (
     "temperature",
     "n_candidates",
     "negative_images",
+    "negatives",
+    "same_image_fraction",
+    "queue_size",
+    "hard_fraction",
+    "objective",
+    "greedy",
     "augment",
     "optimizer",
+    "betas",
+    "eps",
     "weight_decay",
+    "averaging",
 )
 
 
@@ -196,15 +238,19 @@ def check_batch(estimator, images, n_epochs):
     if not n_epochs:
         return
     n = len(images) // -(-len(images) // estimator.batch_size)  # the smallest batch
-    n = min(n, estimator.negative_images or n)
+    negatives = choose_negatives(
+        estimator.negatives, estimator.n_candidates, estimator.negative_images
+    )
+    of_few = {"groups": estimator.negative_images, "image": 1}.get(negatives)
+    n = min(n, of_few or n)
     height, width, _ = images.shape
     grid = PatchGrid(height, width, estimator.patch_size, estimator.patch_stride)
     rows, cols = grid.shape
     # In the longest step the pairs are those of one row or one column.
     if n == 1 and rows * cols > 1 and min(rows, cols) == 1:
         what = f"batch_size={estimator.batch_size} with n_samples={len(images)}"
-        if estimator.negative_images == 1:
-            what = "negative_images=1"
+        if of_few == 1:
+            what = "negative_images=1" if negatives == "groups" else "negatives='image'"
         raise ValueError(
             f"{what}: a batch of one image with a grid of {rows}x{cols} patches has no negatives; "
             "pass at least two images and a larger batch_size or negative_images."

@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from ..nn import AUGMENTATIONS, Augmentation
+from . import inputs
 from .fine_tuning import (
     FineTuning,
     FineTuningSettings,
@@ -24,6 +25,7 @@ from .fine_tuning import (
     penalty_strength,
     zero_head,
 )
+from .guards import threads
 from .names import with_near_miss
 from .transformer import CPCTransformer
 
@@ -228,7 +230,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         labeled, classes, target = self._check_labels(X, y)
         random_state = check_random_state(self.random_state)
         transformer = self._start_transformer(X, int(random_state.randint(2**31 - 1)))
-        with transformer._threads():
+        with threads(transformer.n_jobs):
             fitted = self._learn(transformer, X, labeled, target, len(classes), random_state)
         for name in ("feature_names_in_", *fitted):
             vars(self).pop(name, None)
@@ -361,7 +363,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
 
     def _learn(self, transformer, X, labeled, target, n_classes, random_state):
         """Fitted attributes of the classifier; changes the transformer's encoder."""
-        images, grid = transformer._prepare(X)
+        images, grid = inputs.images_and_grid(transformer, X)
         train, held_out = self._hold_out(labeled, target, random_state)
         tuning = FineTuning(transformer, images, grid, target)
         frozen = tuning.features(labeled)

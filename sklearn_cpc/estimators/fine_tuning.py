@@ -308,7 +308,9 @@ class FineTuning:
         images = self.settings.augmentation.images(self.feed.batch(rows), generator)
         target = torch.as_tensor(self.target[rows], device=self.feed.device)
         with self.net.autocast():
-            features = self._pool(self.net.module_.embed(images, self.grid))
+            features = self._pool(
+                self.net.module_.embed(images, self.grid, self.transformer.output)
+            )
         logits = self.head(features)
         loss = F.cross_entropy(logits, target)
         if not torch.isfinite(loss):

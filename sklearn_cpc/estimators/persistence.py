@@ -35,6 +35,7 @@ def save(estimator, path):
         "history": building.epochs(estimator.net_.history),
         "optimizer": optimizer,
         "random_state": _plain_state(estimator.net_.random_state),
+        "n_averaged": getattr(estimator.net_, "n_averaged_", 0),
     }
     metadata = {"sklearn_cpc": json.dumps(header)}
     # Written beside its place and moved there whole: a full disk leaves the earlier file.
@@ -169,6 +170,7 @@ def _plain_state(random_state):
 def _tensors(net):
     """Weights by their names and the optimiser's tensors by number; its numbers apart."""
     tensors = {f"model.{k}": v for k, v in net.module_.state_dict().items()}
+    tensors |= {f"raw.{k}": v for k, v in getattr(net, "raw_weights_", {}).items()}
     state = net.optimizer_.state_dict()
     for index, entry in state["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
@@ -182,6 +184,9 @@ def _restore(net, header, tensors, path):
         net.module_.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold the weights of its settings: {error}") from error
+    if header.get("n_averaged"):
+        net.raw_weights_ = {k[4:]: v for k, v in tensors.items() if k.startswith("raw.")}
+        net.n_averaged_ = header["n_averaged"]
     state = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

@@ -1,30 +1,19 @@
 """CPCTransformer: pretraining on unlabelled images, pooled patch features out."""
 
 import copy
-from contextlib import contextmanager
-from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.validation import check_is_fitted
 
-from ..nn import (
-    AUGMENTATIONS,
-    CONTEXTS,
-    DIRECTIONS,
-    ENCODERS,
-    NORMS,
-    POOLINGS,
-    Augmentation,
-    n_pooled,
-    pool,
-)
-from ..training import ImageFeed, PixelScale, TrainingSettings, as_images, train
-from ..training.images import as_array, check_finite
-from . import building
+from ..nn import n_pooled, pool
+from ..training import ImageFeed, PixelScale, TrainingSettings, train
+from . import building, inputs
+from .constraints import CONSTRAINTS
+from .guards import all_or_nothing, threads
 from .names import with_near_miss
 
 __all__ = ["CPCTransformer"]
@@ -32,9 +21,6 @@ __all__ = ["CPCTransformer"]
 # Numbers of float32 that the features, or the first maps, of one block of images may hold at
 # transform: 128 MiB.
 TRANSFORM_BUDGET = 2**25
-FIRST_MAPS = 64  # channels of the encoders' first layers
-POSITIVE_INT = Interval(Integral, 1, None, closed="left")
-POSITIVE = Interval(Real, 0, None, closed="neither")
 
 
 class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -49,7 +35,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ----------
     n_components : int or None, default=1024
         Number of features of a patch, rectified; what is pooled. With `pooling` "max" or "mean"
-        it is the number of output features. None: the encoder's own width, and no layer is added.
+        it is the number of output features, unless `output` says otherwise. None: the encoder's own
+        width, and no layer is added.
     image_shape : tuple of int or None, default=None
         (height, width), (height, width, channels) or (channels, height, width) of flat rows.
         None: a square where the length of a row is a square number, else a single row of pixels.
@@ -62,7 +49,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     patch_stride : int, (int, int) or "auto", default="auto"
         Distance of neighbouring patches in `fit`. "auto": half of the patch.
     transform_stride : int, (int, int) or "auto", default="auto"
-        Distance of neighbouring patches in `transform`. "auto": half of the training stride.
+        Distance of neighbouring patches in `transform`. "auto": half of the training stride; the
+        training stride itself where `output` has contexts, which need it.
     encoder : {"conv", "resnet18", "resnet34", "resnet50", "resnet101", "resnet161", "wrn28-2"}, \
             Module or callable, default="conv"
         Network for patches. "conv" is small and fast on CPUs; the ResNets are pre-activation,
@@ -88,8 +76,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     latent_dim : int or None, default=256
         Width of the latents z that the context sees, linear in the features. None: the features
         themselves.
-    projection_dim : int, default=64
-        Width of targets and predictions in the loss.
+    projection_dim : int or None, default=64
+        Width of targets and predictions in the loss. None: the targets are the latents, as in
+        CPC v1.
     directions : sequence of {"down", "up", "right", "left"}, default=all four
         Directions of prediction. Those for which the grid has no room are left out.
     n_steps : int or None, default=3
@@ -98,20 +87,50 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     similarity : {"cosine", "dot"}, default="cosine"
         Score of a prediction and a target.
     temperature : float, default=0.1
-        Divides the scores.
+        Divides the scores. "dot" with 10 is the factor 0.1 of CPC v2.
     n_candidates : int or None, default=1024
         Pairs of context and target, drawn at random from the batch for each direction and step;
         each one's target is told from those of the others. None: every pair against all
-        targets of the batch, as in CPC v2. Counts only where `negative_images` is None.
+        targets of the batch, as in CPC v2. Counts only where `negative_images` is None, or where
+        `negatives` says so.
     negative_images : int or None, default=8
         Cut the batch into groups of this many images and tell each target from all others of its
         group, in place of `n_candidates`. A small number makes more of the negatives other places
         of the same image: what a whole image shares, such as a background, is then of little use.
+    negatives : {"auto", "batch", "sampled", "groups", "image", "mixed", "queue", "hard"}, \
+            default="auto"
+        What a target is told from. "batch": all targets of the batch. "sampled": the targets of
+        `n_candidates` pairs. "groups": all of `negative_images` images. "image": those of its own
+        image. "mixed": `n_candidates` - 1 drawn for each pair, the share `same_image_fraction` of
+        them from its own image. "queue": as "sampled", and the targets of earlier batches of the
+        pass. "hard": the share `hard_fraction` with the greatest scores of those of "sampled".
+        "queue" and "hard" take all targets of the batch where `n_candidates` is None. The positive
+        is never among the negatives. "auto": "groups", "sampled" or "batch", after which of
+        `negative_images` and `n_candidates` is a number.
+    same_image_fraction : float or None, default=0.75
+        See `negatives`. None: all targets of the batch are as likely.
+    queue_size : int, default=4096
+        Targets that "queue" keeps for each direction. The queue starts every pass empty, lest an
+        image meet itself, and `score` does without it.
+    hard_fraction : float, default=0.25
+        See `negatives`.
+    objective : {"infonce", "bce"}, default="infonce"
+        Which candidate is the target (InfoNCE), or, of each candidate, is it the target (binary
+        cross-entropy, the target as heavy as all negatives together).
+    greedy : {"joint", "sequential"} or None, default=None
+        Greedy InfoMax: the encoder is cut into stages that no gradient passes between, each with
+        its own loss on its own mean-pooled maps; `context` and `latent_dim` are then of no account.
+        "joint" trains all stages on every batch, "sequential" one after the other, each for an
+        equal share of the batches. Either needs the memory of one stage.
     augment : {"full", "light", "none", "cpc-v1", "cpc-v2"} or Augmentation, default="full"
         Random changes of images and patches in training; the last two names are the papers'.
-    pooling : {"max", "mean", "quadrants", "none"}, default="max"
-        How `transform` sums up the features of an image's patches: maximum, mean, maxima over four
-        quadrants (4 * n_components features), or not at all.
+    output : {"features", "z", "c", "both"}, default="features"
+        What is pooled: the `n_components` features; the latents z; the contexts c of all
+        directions side by side; or z and c.
+    pooling : {"max", "mean", "max+mean", "quadrants", "pyramid", "flatten", "none"}, default="max"
+        How `transform` sums up an image's patches: maximum, mean, or both (2 * n_components
+        features); maxima over four quadrants (4 * n_components), or over the whole, 2x2 and 4x4
+        parts (21 * n_components); "flatten", or "none": not at all.
     max_epochs : int, default=20
         Passes over the images. 0 keeps the random encoder, the baseline to beat.
     batch_size : int, default=64
@@ -120,13 +139,27 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Peak learning rate.
     optimizer : {"adamw", "adam"}, default="adamw"
         Algorithm.
+    betas : (float, float), default=(0.9, 0.999)
+        How much the averages of the gradient and of its square keep at each step.
+    eps : float, default=1e-8
+        Added to the root of the average square.
     weight_decay : float, default=0.01
         Of weights; biases and the gains of norms do not decay.
+    schedule : {"cosine", "linear", "step", "constant"}, default="cosine"
+        The learning rate after its rise: half a cosine or a straight line down to zero, a tenth
+        after three fifths and a hundredth after four fifths of the rest, or the same throughout.
     warmup : float or None, default=0.05
-        Share of the training in which the learning rate rises; it then falls as half a cosine.
-        None: it is constant.
+        Share of the training in which the learning rate rises. None: it is constant, whatever the
+        `schedule`.
     clip_norm : float or None, default=5.0
         Largest norm of the gradient.
+    averaging : float or None, default=None
+        Decay per step of an average of the weights (Polyak averaging; 0.9999 in CPC v2), shorter
+        in the beginning. The average is what transforms and scores; the weights themselves are
+        kept to be trained on. None: no average.
+    accumulate : int, default=1
+        Parts in which the encoder goes through a batch, for the memory of a part. The gradient is
+        that of the whole batch whatever the negatives, for a third more time.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
     precision : {"auto", "float32", "bf16"}, default="auto"
@@ -195,45 +228,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     >>> pipe = make_pipeline(cpc, LogisticRegression(max_iter=1000)).fit(X[:100], y[:100])
     """
 
-    _parameter_constraints = {
-        "n_components": [POSITIVE_INT, None],
-        "image_shape": ["array-like", None],
-        "channels": [StrOptions({"auto", "first", "last"})],
-        "patch_size": [Integral, tuple, list, StrOptions({"auto"})],
-        "patch_stride": [Integral, tuple, list, StrOptions({"auto"})],
-        "transform_stride": [Integral, tuple, list, StrOptions({"auto"})],
-        "encoder": [StrOptions(set(ENCODERS)), torch.nn.Module, callable],
-        "encoder_norm": [StrOptions({"auto", *NORMS})],
-        "context": [StrOptions(set(CONTEXTS)), torch.nn.Module, callable],
-        "context_dim": [POSITIVE_INT],
-        "context_depth": [POSITIVE_INT],
-        "shared_context": ["boolean"],
-        "latent_dim": [POSITIVE_INT, None],
-        "projection_dim": [POSITIVE_INT],
-        "directions": [tuple, list, StrOptions(set(DIRECTIONS))],
-        "n_steps": [POSITIVE_INT, None],
-        "similarity": [StrOptions({"cosine", "dot"})],
-        "temperature": [POSITIVE],
-        "n_candidates": [Interval(Integral, 2, None, closed="left"), None],
-        "negative_images": [POSITIVE_INT, None],
-        "augment": [StrOptions(set(AUGMENTATIONS)), Augmentation],
-        "pooling": [StrOptions(set(POOLINGS))],
-        "max_epochs": [Interval(Integral, 0, None, closed="left")],
-        "batch_size": [POSITIVE_INT],
-        "learning_rate": [POSITIVE],
-        "optimizer": [StrOptions({"adamw", "adam"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "warmup": [Interval(Real, 0, 1, closed="both"), None],
-        "clip_norm": [POSITIVE, None],
-        "device": [str],
-        "precision": [StrOptions({"auto", "float32", "bf16"})],
-        "compile": ["boolean"],
-        "n_jobs": [POSITIVE_INT, None],
-        "warm_start": ["boolean"],
-        "callbacks": [list, None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints = CONSTRAINTS
 
     def __init__(
         self,
@@ -258,15 +253,27 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         temperature=0.1,
         n_candidates=1024,
         negative_images=8,
+        negatives="auto",
+        same_image_fraction=0.75,
+        queue_size=4096,
+        hard_fraction=0.25,
+        objective="infonce",
+        greedy=None,
         augment="full",
+        output="features",
         pooling="max",
         max_epochs=20,
         batch_size=64,
         learning_rate=2e-3,
         optimizer="adamw",
+        betas=(0.9, 0.999),
+        eps=1e-8,
         weight_decay=0.01,
+        schedule="cosine",
         warmup=0.05,
         clip_norm=5.0,
+        averaging=None,
+        accumulate=1,
         device="auto",
         precision="auto",
         compile=False,
@@ -296,15 +303,27 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.temperature = temperature
         self.n_candidates = n_candidates
         self.negative_images = negative_images
+        self.negatives = negatives
+        self.same_image_fraction = same_image_fraction
+        self.queue_size = queue_size
+        self.hard_fraction = hard_fraction
+        self.objective = objective
+        self.greedy = greedy
         self.augment = augment
+        self.output = output
         self.pooling = pooling
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.optimizer = optimizer
+        self.betas = betas
+        self.eps = eps
         self.weight_decay = weight_decay
+        self.schedule = schedule
         self.warmup = warmup
         self.clip_norm = clip_norm
+        self.averaging = averaging
+        self.accumulate = accumulate
         self.device = device
         self.precision = precision
         self.compile = compile
@@ -341,7 +360,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             If the loss is not finite; an earlier fit is kept.
         """
         self._validate_params()
-        with self._all_or_nothing(), self._threads():
+        with all_or_nothing(self), threads(self.n_jobs):
             if self.warm_start and hasattr(self, "net_"):
                 return self._continue(X, self.max_epochs, self.warmup)
             return self._start(X, self.max_epochs, self.warmup)
@@ -361,20 +380,22 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self : CPCTransformer
         """
         self._validate_params()
-        with self._all_or_nothing(), self._threads():
+        with all_or_nothing(self), threads(self.n_jobs):
             if hasattr(self, "net_"):
                 return self._continue(X, 1, None)
             return self._start(X, 1, None)
 
     def _start(self, X, n_epochs, warmup):
-        images = self._check_images(X, reset=True)
+        images = inputs.check_images(self, X, reset=True)
         random_state = check_random_state(self.random_state)
         building.check_batch(self, images, n_epochs)
         scale = PixelScale.of(images)
         net = building.build_net(self, images.shape, scale, random_state)
         building.check_plan(self, net, n_epochs)
         self.grid_ = net.module_.grid
-        self._transform_grid()  # refuses a bad transform_stride before the training
+        # What cannot be transformed is refused before the training.
+        net.module_.n_outputs(self.output)
+        inputs.transform_grid(self)
         building.whiten(net, images, scale)
         self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup)
         self._keep_start(images.shape, images.channels_first, scale)
@@ -388,7 +409,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._built_from = {name: getattr(self, name) for name in building.BUILT_FROM}
 
     def _continue(self, X, n_epochs, warmup):
-        images = self._check_images(X, reset=False)
+        images = inputs.check_images(self, X, reset=False)
         if images.shape != self.image_shape_:
             raise ValueError(
                 f"X has images of shape {images.shape} (height, width, channels), but training "
@@ -411,6 +432,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 self.clip_norm,
                 self.verbose,
                 tuple(self.callbacks or ()),
+                self.schedule,
+                self.averaging,
+                self.accumulate,
             )
             with building.own_generators(net), building.compiled(self.compile, net, feed):
                 train(net, feed, settings)
@@ -433,19 +457,19 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         ----------
         X : array-like
             As in `fit`. Images with axes may be of another size than in `fit`, as long as a patch
-            fits; with `pooling="none"` they may not. Pixels of the same range as in `fit`.
+            fits; with `pooling="flatten"` they may not. Pixels of the same range as in `fit`.
 
         Returns
         -------
         features : ndarray of shape (n, n_features_out), float32
         """
-        images, grid = self._prepare(X)
-        width = n_pooled(self.pooling, grid.shape, self.encoder_.n_components)
+        images, grid = inputs.images_and_grid(self, X)
+        width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
         if width != self._n_features_out:
             raise ValueError(
-                f"pooling='none' gives {width} features for images of {grid.height}x{grid.width} "
-                f"pixels and {self._n_features_out} for those of fit; pass images of one size, or "
-                "pooling='max'."
+                f"pooling={self.pooling!r} gives {width} features for images of "
+                f"{grid.height}x{grid.width} pixels and {self._n_features_out} for those of "
+                "fit; pass images of one size, or pooling='max'."
             )
         out = np.empty((len(images), width), dtype=np.float32)
         for rows, features in self._embedded(images, grid):
@@ -463,10 +487,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Returns
         -------
         features : ndarray of shape (n, rows, cols, n_components), float32
-            On the grid of `transform_stride`; pooling over rows and columns gives `transform`.
+            Or as wide as `output` says. On the grid of `transform_stride`; pooling over rows and
+            columns gives `transform`.
         """
-        images, grid = self._prepare(X)
-        out = np.empty((len(images), *grid.shape, self.encoder_.n_components), dtype=np.float32)
+        images, grid = inputs.images_and_grid(self, X)
+        out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
         for rows, features in self._embedded(images, grid):
             out[rows] = features.cpu().numpy()
         return out
@@ -490,7 +515,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             the number N of candidates. 0 where the grid leaves nothing to predict.
         """
         check_is_fitted(self)
-        images = self._check_images(X, reset=False)
+        images = inputs.check_images(self, X, reset=False)
         if images.shape != self.image_shape_:
             raise ValueError(
                 f"X has images of shape {images.shape}, fit had {self.image_shape_}; score needs "
@@ -502,7 +527,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         generator = torch.Generator(feed.device).manual_seed(0)
         total = 0.0
-        with self._threads(), torch.inference_mode(), self.net_.autocast():
+        with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
             order = np.random.RandomState(0).permutation(len(images))
             for index in np.array_split(order, -(-len(images) // self.batch_size)):
                 block = feed.batch(index)
@@ -517,7 +542,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     @property
     def _n_features_out(self):
-        return n_pooled(self.pooling, self._transform_grid().shape, self.encoder_.n_components)
+        check_is_fitted(self)
+        return n_pooled(self.pooling, inputs.transform_grid(self).shape, self._n_patch_outputs)
+
+    @property
+    def _n_patch_outputs(self):
+        return self.net_.module_.n_outputs(self.output)
 
     # Keeping
 
@@ -585,95 +615,15 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         except InvalidParameterError as error:
             raise with_near_miss(error, self) from None
 
-    def _check_images(self, X, reset):
-        if not (hasattr(X, "iloc") or _is_sparse(X)):
-            X = as_array(X)
-        if X.ndim == 2:
-            X = validate_data(self, X, reset=reset)
-            channels = self.channels if reset else ("first" if self.channels_first_ else "last")
-            return as_images(X, self.image_shape if reset else self._flat_shape(), channels)
-        if X.ndim < 2 or X.dtype.kind not in "buif":
-            # scikit-learn's words for what is no image: a vector, text, objects.
-            X = validate_data(self, X, reset=reset, allow_nd=True)
-        channels = self.channels
-        if not reset and X.ndim == 4 and self.image_shape_[2] > 1 and channels == "auto":
-            channels = "first" if self.channels_first_ else "last"
-        images = as_images(X, self.image_shape if reset else None, channels)
-        check_finite(images)
-        if reset or images.shape == self.image_shape_:
-            stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
-            validate_data(self, stand_in, reset=reset, skip_check_array=True)
-        if not reset and images.shape[2] != self.image_shape_[2]:
-            raise ValueError(
-                f"X has images of {images.shape[2]} channels, but CPCTransformer was fitted on "
-                f"images of {self.image_shape_[2]}; pass the same channels as in fit."
-            )
-        return images
-
-    def _flat_shape(self):
-        height, width, n_channels = self.image_shape_
-        if n_channels == 1:
-            return height, width
-        return (n_channels, height, width) if self.channels_first_ else (height, width, n_channels)
-
-    def _prepare(self, X):
-        check_is_fitted(self)
-        images = self._check_images(X, reset=False)
-        height, width, _ = images.shape
-        grid = self._transform_grid()
-        if height < grid.patch_size[0] or width < grid.patch_size[1]:
-            raise ValueError(
-                f"X has images of {height}x{width} pixels, smaller than the patches of the fit, "
-                f"{grid.patch_size[0]}x{grid.patch_size[1]}; pass larger images, or fit anew with "
-                "a smaller patch_size."
-            )
-        return images, grid.with_size(height, width)
-
-    def _transform_grid(self):
-        stride = self.transform_stride
-        if stride == "auto":
-            stride = tuple(max(1, s // 2) for s in self.grid_.patch_stride)
-        try:
-            return self.grid_.with_stride(stride)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("patch_stride", "transform_stride")) from None
-
     def _embedded(self, images, grid):
         """Blocks of images as (rows, features on the grid)."""
         model = self.net_.module_
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
-        can_share = getattr(self.encoder_, "can_share", None)
-        shares = can_share is not None and can_share(grid.patch_stride)
-        pixels = grid.height * grid.width if shares else grid.n_patches * np.prod(grid.patch_size)
-        numbers = max(grid.n_patches * self.encoder_.n_components, FIRST_MAPS * int(pixels))
+        numbers = inputs.largest_map(model, grid, self._n_patch_outputs)
         size = max(1, min(256, TRANSFORM_BUDGET // numbers))
         start = 0
-        with self._threads(), torch.inference_mode(), self.net_.autocast():
+        with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
             for block in feed.blocks(size):
-                yield slice(start, start + len(block)), model.embed(block, grid).float()
+                features = model.embed(block, grid, self.output).float()
+                yield slice(start, start + len(block)), features
                 start += len(block)
-
-    @contextmanager
-    def _all_or_nothing(self):
-        """A call that fails leaves the estimator as it was."""
-        before = self.__dict__.copy()
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
-    @contextmanager
-    def _threads(self):
-        before = torch.get_num_threads()
-        if self.n_jobs is not None:
-            torch.set_num_threads(self.n_jobs)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def _is_sparse(X):
-    return hasattr(X, "toarray") and hasattr(X, "nnz")

@@ -4,10 +4,13 @@ from .augment import AUGMENTATIONS, Augmentation
 from .context import CONTEXTS, GatedPixelCNN, PixelCNN, make_context
 from .custom import AdoptedEncoder, adopt_context, adopt_encoder, name_of
 from .encoders import ENCODERS, ConvEncoder, make_encoder
+from .greedy import GREEDY, encoder_stages
+from .heads import ContrastiveHeads, CPCOutput, first_row_first
 from .layers import NORMS, ChannelNorm
-from .loss import info_nce
-from .model import CPCModel, CPCOutput, first_row_first, plan_heads
+from .loss import OBJECTIVES, contrast, contrast_drawn, info_nce
+from .model import OUTPUTS, CPCModel, plan_heads
 from .names import check_name
+from .negatives import NEGATIVES, OwnNegatives, TargetQueue, choose_negatives
 from .patches import DIRECTIONS, PatchGrid
 from .pooling import POOLINGS, n_pooled, pool
 from .resnets import ResNetEncoder, WideResNetEncoder
@@ -18,24 +21,35 @@ __all__ = [
     "CONTEXTS",
     "DIRECTIONS",
     "ENCODERS",
+    "GREEDY",
+    "NEGATIVES",
     "NORMS",
+    "OBJECTIVES",
+    "OUTPUTS",
     "POOLINGS",
     "AdoptedEncoder",
     "Augmentation",
     "CPCModel",
     "CPCOutput",
     "ChannelNorm",
+    "ContrastiveHeads",
     "ConvEncoder",
     "GatedPixelCNN",
+    "OwnNegatives",
     "PatchGrid",
     "PixelCNN",
     "ResNetEncoder",
     "RowGRU",
     "RowTransformer",
+    "TargetQueue",
     "WideResNetEncoder",
     "adopt_context",
     "adopt_encoder",
     "check_name",
+    "choose_negatives",
+    "contrast",
+    "contrast_drawn",
+    "encoder_stages",
     "first_row_first",
     "info_nce",
     "make_context",

@@ -1,9 +1,13 @@
-"""InfoNCE over a batch of predictions, in bounded memory."""
+"""Contrastive losses over a batch of predictions, in bounded memory."""
+
+from math import ceil
 
 import torch
+from torch.nn import functional as F
 
-__all__ = ["info_nce"]
+__all__ = ["OBJECTIVES", "contrast", "contrast_drawn", "info_nce", "n_hardest"]
 
+OBJECTIVES = ("infonce", "bce")
 # 2**23 logits are 32 MiB in float32.
 LOGITS_BUDGET = 2**23
 
@@ -48,40 +52,196 @@ def info_nce(predictions, targets, positives, *, logits_budget=LOGITS_BUDGET):
     >>> round(loss.item(), 3)  # ln 17
     2.833
     """
+    loss, accuracy, _ = contrast(predictions, targets, positives, logits_budget=logits_budget)
+    return loss, accuracy
+
+
+def contrast(
+    predictions,
+    targets,
+    positives,
+    *,
+    objective="infonce",
+    n_hard=None,
+    logits_budget=LOGITS_BUDGET,
+):
+    """Tell each prediction's own target from the others, which all predictions share.
+
+    Parameters
+    ----------
+    predictions, targets, positives, logits_budget
+        As in `info_nce`.
+    objective : {"infonce", "bce"}, default="infonce"
+        "bce" is the binary form, which asks of each candidate on its own whether it is the
+        positive: half of log(1 + exp(-s)) of the positive plus half of the mean of log(1 + exp(s))
+        over the negatives. Scores of zero give log(2).
+    n_hard : int or None, default=None
+        Of each prediction's negatives only this many enter, those with the greatest scores.
+        None: all.
+
+    Returns
+    -------
+    loss, accuracy : Tensor, scalar
+        As in `info_nce`.
+    info_nce : Tensor, scalar, without gradient
+        L_N of the same scores and candidates, whatever the objective.
+    """
+    return _run(_Shared(positives), predictions, targets, objective, n_hard, logits_budget)
+
+
+def contrast_drawn(
+    predictions, targets, draw, n_candidates, *, objective="infonce", logits_budget=LOGITS_BUDGET
+):
+    """Tell each prediction's own target from negatives of its own.
+
+    Parameters
+    ----------
+    predictions, targets, objective, logits_budget
+        As in `contrast`; the budget counts the numbers of the gathered candidates, too.
+    draw : callable
+        `draw(start, stop)` gives a LongTensor of shape (stop - start, n_candidates): the distinct
+        rows of `targets` that are the candidates of those predictions, the positive last.
+    n_candidates : int
+
+    Returns
+    -------
+    loss, accuracy, info_nce : Tensor, scalar
+        As in `contrast`. A tie of the positive and a negative counts as an error.
+    """
+    return _run(_Drawn(draw, n_candidates), predictions, targets, objective, None, logits_budget)
+
+
+def n_hardest(share, n_candidates):
+    """How many negatives are a share of all, the positive excluded: rounded up, at least one."""
+    return max(1, min(ceil(share * (n_candidates - 1)), n_candidates - 1))
+
+
+def _run(candidates, predictions, targets, objective, n_hard, logits_budget):
     with torch.autocast(predictions.device.type, enabled=False):
-        return _InfoNCE.apply(predictions.float(), targets.float(), positives, logits_budget)
+        return _Contrast.apply(
+            predictions.float(), targets.float(), candidates, objective, n_hard, logits_budget
+        )
 
 
-class _InfoNCE(torch.autograd.Function):
+class _Shared:
+    """All predictions have all targets as candidates."""
+
+    def __init__(self, positives):
+        self.positives = positives
+
+    def rows(self, predictions, targets, budget):
+        return max(1, budget // len(targets))
+
+    def score(self, block, targets, start):
+        self.block, self.targets = block, targets
+        return block @ targets.T, self.positives[start : start + len(block), None]
+
+    def add_gradients(self, residual, into_predictions, into_targets):
+        torch.mm(residual, self.targets, out=into_predictions)
+        into_targets.addmm_(residual.T, self.block)
+
+
+class _Drawn:
+    """Every prediction has candidates of its own, rows of the targets."""
+
+    def __init__(self, draw, n_candidates):
+        self.draw = draw
+        self.n_candidates = n_candidates
+
+    def rows(self, predictions, targets, budget):
+        # Many candidates each are cheaper picked out of the product with all targets.
+        self.is_dense = 8 * self.n_candidates > len(targets)
+        width = len(targets) if self.is_dense else self.n_candidates * predictions.shape[1]
+        return max(1, budget // width)
+
+    def score(self, block, targets, start):
+        index = self.draw(start, start + len(block))
+        self.block, self.targets, self.index = block, targets, index
+        if self.is_dense:
+            logits = (block @ targets.T).gather(1, index)
+        else:
+            logits = (targets[index] @ block[:, :, None])[:, :, 0]
+        return logits, torch.full_like(index[:, :1], index.shape[1] - 1)
+
+    def add_gradients(self, residual, into_predictions, into_targets):
+        if self.is_dense:
+            wide = residual.new_zeros(len(residual), len(self.targets))
+            wide.scatter_(1, self.index, residual)
+            torch.mm(wide, self.targets, out=into_predictions)
+            into_targets.addmm_(wide.T, self.block)
+        else:
+            gathered = self.targets[self.index]  # (block, candidates, projection)
+            into_predictions.copy_((residual[:, None] @ gathered)[:, 0])
+            pushed = residual[:, :, None] * self.block[:, None]
+            into_targets.index_add_(0, self.index.flatten(), pushed.flatten(0, 1))
+
+
+class _Contrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, predictions, targets, positives, logits_budget):
-        n, rows = len(predictions), max(1, logits_budget // len(targets))
+    def forward(ctx, predictions, targets, candidates, objective, n_hard, logits_budget):
+        n, rows = len(predictions), candidates.rows(predictions, targets, logits_budget)
         wants_grad = any(ctx.needs_input_grad[:2])
         grad_predictions = torch.empty_like(predictions) if wants_grad else None
         grad_targets = torch.zeros_like(targets) if wants_grad else None
-        loss = predictions.new_zeros(())
-        n_correct = predictions.new_zeros(())
+        loss, info_nce, n_correct = (predictions.new_zeros(()) for _ in range(3))
         for start in range(0, n, rows):
             block = predictions[start : start + rows]
-            positive = positives[start : start + rows, None]
-            logits = block @ targets.T
+            logits, positive = candidates.score(block, targets, start)
+            if n_hard is not None:
+                logits = only_hardest(logits, positive, n_hard)
             log_normaliser = logits.logsumexp(1, keepdim=True)
-            loss += (log_normaliser - logits.gather(1, positive)).sum()
+            info_nce += (log_normaliser - logits.gather(1, positive)).sum()
             n_correct += (logits.argmax(1, keepdim=True) == positive).sum()
+            if objective == "bce":
+                loss += _binary_loss(logits, positive, n_hard)
             if wants_grad:
-                # d loss / d logits = softmax - one-hot of the positive.
-                residual = logits.sub_(log_normaliser).exp_()
-                residual.scatter_add_(1, positive, residual.new_full(positive.shape, -1.0))
-                torch.mm(residual, targets, out=grad_predictions[start : start + rows])
-                grad_targets.addmm_(residual.T, block)
+                residual = _RESIDUALS[objective](logits, positive, log_normaliser, n_hard)
+                into = grad_predictions[start : start + rows]
+                candidates.add_gradients(residual, into, grad_targets)
         if wants_grad:
             ctx.save_for_backward(grad_predictions.div_(n), grad_targets.div_(n))
-        accuracy = n_correct / n
-        ctx.mark_non_differentiable(accuracy)
-        return loss / n, accuracy
+        accuracy, info_nce = n_correct / n, info_nce / n
+        loss = info_nce.clone() if objective == "infonce" else loss / n
+        ctx.mark_non_differentiable(accuracy, info_nce)
+        return loss, accuracy, info_nce
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_loss, _):
+    def backward(ctx, grad_loss, *_):
         grad_predictions, grad_targets = ctx.saved_tensors
-        return grad_predictions * grad_loss, grad_targets * grad_loss, None, None
+        return grad_predictions * grad_loss, grad_targets * grad_loss, None, None, None, None
+
+
+def only_hardest(logits, positive, n_hard):
+    """The logits with all but the positive's and the `n_hard` greatest others at minus infinity."""
+    others = logits.scatter(1, positive, -torch.inf)
+    hardest = others.topk(min(n_hard, logits.shape[1] - 1), 1)
+    kept = torch.full_like(logits, -torch.inf).scatter_(1, hardest.indices, hardest.values)
+    return kept.scatter_(1, positive, logits.gather(1, positive))
+
+
+def _n_negatives(logits, n_hard):
+    n = logits.shape[1] - 1
+    return max(1, n if n_hard is None else min(n_hard, n))
+
+
+def _binary_loss(logits, positive, n_hard):
+    own = logits.gather(1, positive)
+    others = F.softplus(logits.scatter(1, positive, -torch.inf)).sum()
+    return (F.softplus(-own).sum() + others / _n_negatives(logits, n_hard)) / 2
+
+
+def _info_nce_residual(logits, positive, log_normaliser, n_hard):
+    """d loss / d logits = softmax - one-hot of the positive; overwrites the logits."""
+    residual = logits.sub_(log_normaliser).exp_()
+    return residual.scatter_add_(1, positive, residual.new_full(positive.shape, -1.0))
+
+
+def _binary_residual(logits, positive, log_normaliser, n_hard):
+    """d loss / d logits: half of sigmoid - 1 for the positive, half of the negatives' mean."""
+    own = -torch.sigmoid(-logits.gather(1, positive)) / 2
+    residual = logits.sigmoid_().div_(2 * _n_negatives(logits, n_hard))
+    return residual.scatter_(1, positive, own)
+
+
+_RESIDUALS = {"infonce": _info_nce_residual, "bce": _binary_residual}

@@ -1,33 +1,21 @@
 """The whole of CPC: images -> patches -> features -> z -> c -> loss."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .augment import AUGMENTATIONS
 from .context import make_context
-from .encoders import check_name
-from .loss import info_nce
+from .greedy import GREEDY, encoder_stages, stage_widths
+from .heads import ContrastiveHeads, CPCOutput, PredictionMaps, first_row_first
+from .loss import OBJECTIVES
+from .names import check_name
+from .negatives import choose_negatives
 from .patches import DIRECTIONS
 
-__all__ = ["CPCModel", "CPCOutput", "first_row_first", "plan_heads"]
+__all__ = ["OUTPUTS", "CPCModel", "plan_heads"]
 
-
-def first_row_first(grid, direction):
-    """Turn a grid so that prediction in this direction runs from the first row down.
-
-    Parameters
-    ----------
-    grid : Tensor of shape (batch, rows, cols, ...)
-    direction : {"down", "up", "right", "left"}
-
-    Returns
-    -------
-    turned : Tensor of shape (batch, rows, cols, ...) or (batch, cols, rows, ...)
-    """
-    return torch.rot90(grid, DIRECTIONS[direction], (1, 2))
+OUTPUTS = ("features", "z", "c", "both")
 
 
 def plan_heads(grid, directions, max_steps):
@@ -56,30 +44,7 @@ def plan_heads(grid, directions, max_steps):
     return {d: steps for d, steps in plan.items() if steps}
 
 
-@dataclass
-class CPCOutput:
-    """Loss of a batch and what it is made of, one entry per head (a direction and a step).
-
-    Attributes
-    ----------
-    loss : Tensor, scalar
-        Mean over the heads, in nats, with gradient.
-    losses, accuracies, bounds : Tensor of shape (n_heads,)
-        InfoNCE in nats; share of positives ranked first; the lower bound
-        log N - L_N on the mutual information of context and target in nats (van den Oord et al.
-        2018, appendix).
-    n_candidates : Tensor of shape (n_heads,)
-        N, the positive included.
-    """
-
-    loss: torch.Tensor
-    losses: torch.Tensor
-    accuracies: torch.Tensor
-    bounds: torch.Tensor
-    n_candidates: torch.Tensor
-
-
-class CPCModel(nn.Module):
+class CPCModel(ContrastiveHeads):
     """Contrastive Predictive Coding of images as a module: images in, loss out.
 
     Parameters
@@ -97,8 +62,9 @@ class CPCModel(nn.Module):
         Steps predicted per direction, from the first safe one on. None: all.
     latent_dim : int or None, default=256
         Width of z, a linear map of the features. None: z are the features.
-    projection_dim : int, default=64
-        Width of targets and predictions in the loss.
+    projection_dim : int or None, default=64
+        Width of targets and predictions in the loss. None: the targets are z themselves, as in
+        equation 3 of CPC v1.
     context : str, Module or callable, default="pixelcnn"
         Name of the context network, or one of the user's own, see `adopt_context`.
     context_settings : dict or None, default=None
@@ -112,13 +78,47 @@ class CPCModel(nn.Module):
     n_candidates : int or None, default=None
         Pairs of context and target that enter the loss per head and batch, drawn anew at random;
         the targets of these pairs are the candidates. None: every pair, against all targets
-        of the batch.
+        of the batch. With negatives="mixed": candidates of each pair.
     negative_images : int or None, default=None
         The batch is cut into groups of this many images, and each pair's candidates are all the
         targets of its group; images that fill no group are left out of the loss. Fewer images mean
         that more of the negatives are other places of the same image. None: `n_candidates` rules.
+    negatives : str, default="auto"
+        What a target is told from. "batch": all targets of the batch. "sampled":
+        the targets of `n_candidates` pairs. "groups": see `negative_images`. "image":
+        the other targets of its image. "mixed": `n_candidates` - 1 targets of each pair's own,
+        drawn without replacement, a share `same_image_fraction` of them from its image.
+        "queue": as "sampled" ("batch" without `n_candidates`), and in training the targets of
+        earlier batches, too. "hard": the share `hard_fraction` with the greatest scores of the
+        candidates of "sampled" ("batch"). "auto": "groups", "sampled" or "batch", whichever has
+        its number.
+    same_image_fraction : float or None, default=0.75
+        For "mixed". None: all targets of the batch are as likely.
+    queue_size : int, default=4096
+        For "queue": targets kept for each direction.
+    hard_fraction : float, default=0.25
+        For "hard".
+    objective : {"infonce", "bce"}, default="infonce"
+        See `sklearn_cpc.nn.contrast`.
+    greedy : {"joint", "sequential"} or None, default=None
+        Greedy InfoMax: the encoder is cut into stages that no gradient passes between (see
+        `encoder_stages`), each with heads of its own that predict its mean-pooled maps from
+        themselves; there is no context network and no `latent_dim`. "joint": all stages learn from
+        every batch. "sequential": only stage `trained_stage` learns in training, on the
+        frozen ones before it.
+    accumulate : int, default=1
+        Parts in which the encoder goes through a batch in training, one after the other, once
+        forward and once more in the backward pass: memory of a part, gradient of the whole
+        batch, whatever the negatives, for a third more time.
     augmentation : Augmentation or None, default=None
         Applied in training only.
+
+    References
+    ----------
+    S. Löwe, P. O'Connor, B. Veeling, "Putting An End to End-to-End: Gradient-Isolated Learning of
+    Representations", NeurIPS 2019, https://arxiv.org/abs/1905.11786 (greedy).
+    L. Gao, Y. Zhang, J. Han, J. Callan, "Scaling Deep Contrastive Learning Batch Size under Memory
+    Limited Setup", 2021 (accumulate, here by recomputation).
 
     Examples
     --------
@@ -148,45 +148,76 @@ class CPCModel(nn.Module):
         temperature=0.1,
         n_candidates=None,
         negative_images=None,
+        negatives="auto",
+        same_image_fraction=0.75,
+        queue_size=4096,
+        hard_fraction=0.25,
+        objective="infonce",
+        greedy=None,
+        accumulate=1,
         augmentation=None,
     ):
         super().__init__()
         check_name("similarity", similarity, ("cosine", "dot"))
+        check_name("objective", objective, OBJECTIVES)
+        if greedy is not None:
+            check_name("greedy", greedy, GREEDY)
         self.grid = grid
         self.encoder = encoder
         self.plan = plan_heads(grid, directions, max_steps)
         self.similarity = similarity
         self.temperature = temperature
         self.n_candidates = n_candidates
-        self.negative_images = negative_images
+        self.negatives = choose_negatives(negatives, n_candidates, negative_images)
+        self.negative_images = 1 if self.negatives == "image" else negative_images
+        self.same_image_fraction = same_image_fraction
+        self.hard_fraction = hard_fraction
+        self.objective = objective
+        self.greedy = greedy
+        self.trained_stage = 0 if greedy == "sequential" else None
+        self.accumulate = accumulate
         self.augmentation = augmentation or AUGMENTATIONS["none"]
         self.register_buffer("pixel_mean", torch.full((n_channels,), 0.5))
         self.register_buffer("pixel_std", torch.full((n_channels,), 0.25))
+        latent_dim = None if greedy else latent_dim
         width = latent_dim or encoder.n_components
         self.latent = nn.Linear(encoder.n_components, width) if latent_dim else nn.Identity()
         self.shared_context = shared_context
         settings = context_settings or {}
         self.contexts = nn.ModuleDict()
-        for direction in self.plan:
+        for direction in () if greedy else self.plan:
             # A network of the user's own is checked for each shape of the turned grid.
             shape = grid.shape[::-1] if DIRECTIONS[direction] % 2 else grid.shape
             network = make_context(context, width, shape=shape, **settings)
             self.contexts["all" if shared_context else direction] = network
-        self.targets = nn.ModuleDict(
-            {d: nn.Linear(width, projection_dim, bias=False) for d in self.plan}
-        )
-        # W[direction][i] is W_k of the i-th step of the direction's plan.
-        self.W = nn.ModuleDict(
-            {
-                d: nn.ModuleList(nn.Linear(width, projection_dim, bias=False) for _ in steps)
-                for d, steps in self.plan.items()
-            }
+        queue_size = queue_size if self.negatives == "queue" else None
+        maps = PredictionMaps(width, projection_dim, self.plan, queue_size)
+        self.targets, self.W, self.queues = maps.targets, maps.W, maps.queues
+        # Of a greedy encoder's stages but the last, which the model's own maps belong to.
+        widths = stage_widths(encoder, n_channels, grid.patch_size)[:-1] if greedy else []
+        self.earlier = nn.ModuleList(
+            PredictionMaps(w, projection_dim, self.plan, queue_size) for w in widths
         )
 
     @property
+    def n_stages(self):
+        """Gradient-isolated parts of the encoder: 1 if it is not greedy."""
+        return len(self.earlier) + 1
+
+    @property
     def heads(self):
-        """(direction, step) of each entry of a `CPCOutput`, in order."""
-        return [(direction, k) for direction, steps in self.plan.items() for k in steps]
+        """(direction, step) of each entry of a `CPCOutput`, in order.
+
+        With a greedy encoder (direction, step, stage), the stages counted from 0.
+        """
+        heads = [(direction, k) for direction, steps in self.plan.items() for k in steps]
+        if not self.greedy:
+            return heads
+        return [(*head, stage) for stage in range(self.n_stages) for head in heads]
+
+    def context_of(self, direction):
+        """The context network of a direction."""
+        return self.contexts["all" if self.shared_context else direction]
 
     def standardise(self, pixels):
         """Pixels in [0, 1], (..., channels, height, width), to zero mean and unit variance."""
@@ -196,10 +227,38 @@ class CPCModel(nn.Module):
     def encode_patches(self, patches):
         """Features of patches with values in [0, 1], (..., channels, height, width)."""
         lead = patches.shape[:-3]
-        features = self.encoder(self.standardise(patches).flatten(0, -4))
+        features = self._through(self.encoder, self.standardise(patches).flatten(0, -4))
         return features.view(*lead, features.shape[-1])
 
-    def embed(self, images, grid=None):
+    def _through(self, network, x):
+        """The encoder or one of its stages on all patches; see `accumulate`."""
+        if self.accumulate == 1 or not (self.training and torch.is_grad_enabled()):
+            return network(x)
+        parts = [part for part in x.tensor_split(self.accumulate) if len(part)]
+        settings = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.cat([checkpoint(network, part, **settings) for part in parts])
+
+    def n_outputs(self, output):
+        """Numbers that `embed` gives for a patch.
+
+        Raises
+        ------
+        ValueError
+            If the output is unknown, or the model has no contexts.
+        """
+        check_name("output", output, OUTPUTS)
+        if output in ("c", "both") and not self.contexts:
+            why = "greedy has no context network" if self.greedy else "no direction has room"
+            raise ValueError(
+                f"output={output!r} needs contexts, and there are none: {why}; pass "
+                "output='features'."
+            )
+        z = self.latent.out_features if isinstance(self.latent, nn.Linear) else None
+        z = z or self.encoder.n_components
+        c = len(self.plan) * z
+        return {"features": self.encoder.n_components, "z": z, "c": c, "both": z + c}[output]
+
+    def embed(self, images, grid=None, output="features"):
         """Features of every patch of a grid, without augmentation.
 
         Overlapping work is shared where the encoder allows it exactly.
@@ -210,12 +269,27 @@ class CPCModel(nn.Module):
             Values in [0, 1].
         grid : PatchGrid or None, default=None
             A grid of the same patches on images of another size or at another stride.
+        output : {"features", "z", "c", "both"}, default="features"
+            The encoder's features; the latents; the contexts of all directions side by side, each
+            of what comes before and at the patch, for which the grid must have the training
+            stride; or latents and contexts.
 
         Returns
         -------
-        features : Tensor of shape (batch, rows, cols, n_components)
+        features : Tensor of shape (batch, rows, cols, n_outputs(output))
         """
         grid = grid or self.grid
+        features = self._embed(images, grid)
+        if output == "features":
+            return features
+        z = self.latent(features)
+        parts = [z] if output in ("z", "both") else []
+        for direction in self.plan if output in ("c", "both") else ():
+            c = self.context_of(direction)(first_row_first(z, direction))
+            parts.append(torch.rot90(c, -DIRECTIONS[direction], (1, 2)))
+        return torch.cat(parts, -1)
+
+    def _embed(self, images, grid):
         can_share = getattr(self.encoder, "can_share", None)
         if can_share is not None and can_share(grid.patch_stride):
             images = self.standardise(grid.crop(images))
@@ -236,6 +310,52 @@ class CPCModel(nn.Module):
         -------
         output : CPCOutput
         """
+        if self.greedy:
+            return CPCOutput.joined(list(self.parts(images, generator)))
+        patches = self._patches(images, generator)
+        z = self.latent(self.encode_patches(patches))  # (batch, rows, cols, latent)
+        return self.predict(z, generator)
+
+    def parts(self, images, generator=None):
+        """The outputs of a batch whose losses share no parameter: one, or one for each stage.
+
+        Called for one after the other, each `loss.backward()` before the next, they need the
+        memory of one stage. Their losses add up to that of `forward`, in values and gradients.
+
+        Parameters
+        ----------
+        images, generator
+            As in `forward`.
+
+        Yields
+        ------
+        output : CPCOutput
+            All heads; those of other stages are 0.
+        """
+        if not self.greedy:
+            yield self(images, generator)
+            return
+        self._check_plan()
+        patches = self._patches(images, generator)
+        lead, x = patches.shape[:3], self.standardise(patches).flatten(0, 2)
+        trained = self.trained_stage if self.training else None
+        n_heads, n_per_stage = len(self.heads), len(self.heads) // self.n_stages
+        for i, stage in enumerate(encoder_stages(self.encoder)):
+            learns = trained in (None, i)
+            with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
+                x = self._through(stage, x)
+            if learns:
+                z = x.mean((2, 3)) if x.ndim == 4 else x
+                maps = self if i == len(self.earlier) else self.earlier[i]
+                results = self._results(z.view(*lead, -1), None, maps, generator)
+                share = 1 / self.n_stages if trained is None else 1.0
+                yield CPCOutput.of(results, i * n_per_stage, n_heads, share)
+            if i == trained:
+                return
+            x = x.detach()
+
+    def _patches(self, images, generator):
+        """The grid's patches, augmented in training."""
         if self.training:
             # The mirror image of a border stays inside the outermost patch: in the next it would
             # be seen by the context of a target that holds the original.
@@ -246,72 +366,16 @@ class CPCModel(nn.Module):
             flat = patches.flatten(0, 2)
             flat = self.augmentation.patches(flat, generator, self.pixel_mean)
             patches = flat.view(patches.shape)
-        z = self.latent(self.encode_patches(patches))  # (batch, rows, cols, latent)
-        return self.predict(z, generator)
+        return patches
 
     def predict(self, z, generator=None):
         """Loss of a batch of latents, (batch, rows, cols, latent); see `forward`."""
+        self._check_plan()
+        contexts = {direction: self.context_of(direction) for direction in self.plan}
+        return CPCOutput.of(self._results(z, contexts, self, generator))
+
+    def _check_plan(self):
         if not self.plan:
             raise ValueError(
                 f"{self.grid} has no safe step in any of the directions; pass a smaller patch_size."
             )
-        results = []
-        for direction, steps in self.plan.items():
-            turned = first_row_first(z, direction)
-            c = self.contexts["all" if self.shared_context else direction](turned)
-            for W_k, k in zip(self.W[direction], steps, strict=True):
-                heads = W_k, self.targets[direction]
-                if self.negative_images is None:
-                    pairs = self._pairs(turned, c, k, generator)
-                    results.append(self._contrast(*pairs, *heads))
-                else:
-                    results.append(self._contrast_groups(turned, c, k, *heads))
-        losses, accuracies, n_candidates = zip(*results, strict=True)
-        losses, accuracies = torch.stack(losses), torch.stack(accuracies)
-        n_candidates = torch.tensor(n_candidates, dtype=torch.float32, device=losses.device)
-        bounds = n_candidates.log() - losses.detach()
-        return CPCOutput(losses.mean(), losses.detach(), accuracies, bounds, n_candidates)
-
-    def _pairs(self, z, c, k, generator):
-        """Contexts, candidates, and the candidate that is each context's own target k rows on."""
-        batch, rows, cols, latent = z.shape
-        contexts = c[:, : rows - k].reshape(-1, latent)
-        n_pairs = len(contexts)
-        if self.n_candidates is None:
-            index = torch.arange(batch * rows * cols, device=z.device).view(batch, rows, cols)
-            return contexts, z.reshape(-1, latent), index[:, k:].reshape(-1)
-        own = z[:, k:].reshape(-1, latent)
-        if self.n_candidates < n_pairs:
-            chosen = torch.randperm(n_pairs, generator=generator, device=z.device)
-            chosen = chosen[: self.n_candidates]
-            contexts, own = contexts[chosen], own[chosen]
-        return contexts, own, torch.arange(len(own), device=z.device)
-
-    def _scored(self, contexts, candidates, W_k, target_map):
-        """Predictions, divided by the temperature, and targets, whose products are the scores."""
-        z_hat, targets = W_k(contexts).float(), target_map(candidates).float()
-        if self.similarity == "cosine":
-            z_hat, targets = F.normalize(z_hat, dim=-1), F.normalize(targets, dim=-1)
-        return z_hat / self.temperature, targets
-
-    def _contrast(self, contexts, candidates, positives, W_k, target_map):
-        z_hat, targets = self._scored(contexts, candidates, W_k, target_map)
-        loss, accuracy = info_nce(z_hat, targets, positives)
-        return loss, accuracy, len(candidates)
-
-    def _contrast_groups(self, z, c, k, W_k, target_map):
-        """InfoNCE within groups of images; see `negative_images`."""
-        batch, rows, cols, latent = z.shape
-        size = min(self.negative_images, batch)
-        n_groups = batch // size
-        n_candidates = size * (rows - k) * cols
-        shape = (n_groups, n_candidates, latent)
-        contexts = c[: n_groups * size, : rows - k].reshape(shape)
-        own = z[: n_groups * size, k:].reshape(shape)
-        z_hat, targets = self._scored(contexts, own, W_k, target_map)
-        with torch.autocast(z_hat.device.type, enabled=False):
-            logits = z_hat @ targets.transpose(1, 2)  # (groups, predictions, candidates)
-        positives = torch.arange(n_candidates, device=z.device).expand(n_groups, -1)
-        loss = F.cross_entropy(logits.flatten(0, 1), positives.flatten())
-        accuracy = (logits.detach().argmax(2) == positives).float().mean()
-        return loss, accuracy, n_candidates

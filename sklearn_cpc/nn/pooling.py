@@ -1,8 +1,9 @@
 """From a grid of patch features to one row of features per image."""
 
 import torch
+from torch.nn import functional as F
 
-from .encoders import check_name
+from .names import check_name
 
 __all__ = ["POOLINGS", "n_pooled", "pool"]
 
@@ -24,11 +25,30 @@ def _quadrants(features):
     return torch.cat(parts, 1)
 
 
+def _pyramid(features):
+    maps = features.permute(0, 3, 1, 2)
+    levels = [F.adaptive_max_pool2d(maps, n) for n in PYRAMID]  # (batch, n_components, n, n)
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in levels], 1)
+
+
+def _max_and_mean(features):
+    return torch.cat([_maximum(features), _mean(features)], 1)
+
+
 def _flatten(features):
     return features.flatten(1)
 
 
-POOLINGS = {"max": _maximum, "mean": _mean, "quadrants": _quadrants, "none": _flatten}
+PYRAMID = (1, 2, 4)
+POOLINGS = {
+    "max": _maximum,
+    "mean": _mean,
+    "max+mean": _max_and_mean,
+    "quadrants": _quadrants,
+    "pyramid": _pyramid,
+    "flatten": _flatten,
+    "none": _flatten,
+}
 
 
 def pool(features, pooling):
@@ -37,9 +57,11 @@ def pool(features, pooling):
     Parameters
     ----------
     features : Tensor of shape (batch, rows, cols, n_components)
-    pooling : {"max", "mean", "quadrants", "none"}
-        Maximum or mean over the grid; maxima over its four quadrants, side by side; or every
-        patch's features side by side.
+    pooling : {"max", "mean", "max+mean", "quadrants", "pyramid", "flatten", "none"}
+        Maximum or mean over the grid, or both side by side; maxima over its four quadrants, side by
+        side; "pyramid": maxima over the whole, over 2x2 and over 4x4 parts, side by side, parts
+        that share a row or a column where the grid does not divide; "flatten", or "none": not
+        pooled, every patch's features side by side, row by row.
 
     Returns
     -------
@@ -49,6 +71,11 @@ def pool(features, pooling):
     ------
     ValueError
         If the name is unknown.
+
+    References
+    ----------
+    S. Lazebnik, C. Schmid, J. Ponce, "Beyond Bags of Features: Spatial Pyramid Matching for
+    Recognizing Natural Scene Categories", CVPR 2006 (three levels, here with maxima).
     """
     check_name("pooling", pooling, POOLINGS)
     return POOLINGS[pooling](features)
@@ -57,5 +84,7 @@ def pool(features, pooling):
 def n_pooled(pooling, shape, n_components):
     """Number of features that `pool` gives for a grid of this shape."""
     check_name("pooling", pooling, POOLINGS)
-    parts = {"quadrants": 4, "none": shape[0] * shape[1]}
+    n_patches = shape[0] * shape[1]
+    parts = {"max+mean": 2, "quadrants": 4, "flatten": n_patches, "none": n_patches}
+    parts["pyramid"] = sum(n * n for n in PYRAMID)
     return n_components * parts.get(pooling, 1)

@@ -6,11 +6,42 @@ from math import cos, pi
 import torch
 from skorch.callbacks import Callback
 
-__all__ = ["EpochRecord", "ProgressLine", "StopRequest", "WarmupCosine"]
+from ..nn import TargetQueue
+
+__all__ = [
+    "SCHEDULES",
+    "EpochRecord",
+    "LearningRate",
+    "ProgressLine",
+    "QueueClearing",
+    "StageByStage",
+    "StopRequest",
+    "WeightAverage",
+]
 
 
-class WarmupCosine(Callback):
-    """Learning rate: a linear rise, then half a cosine down to zero.
+def _cosine(done):
+    return 0.5 * (1 + cos(pi * done))
+
+
+def _linear(done):
+    return 1 - done
+
+
+def _step(done):
+    return 0.1 ** sum(done >= drop for drop in (0.6, 0.8))
+
+
+def _constant(done):
+    return 1.0
+
+
+# Share of the batches after the rise that are done -> factor of the learning rate.
+SCHEDULES = {"cosine": _cosine, "linear": _linear, "step": _step, "constant": _constant}
+
+
+class LearningRate(Callback):
+    """Learning rate: a linear rise, then a schedule.
 
     Parameters
     ----------
@@ -18,11 +49,15 @@ class WarmupCosine(Callback):
         Of the whole training.
     warmup : float, default=0.05
         Share of the batches spent rising.
+    schedule : {"cosine", "linear", "step", "constant"}, default="cosine"
+        After the rise: half a cosine down to zero, a straight line down to zero, a tenth after
+        three fifths of the rest and a hundredth after four fifths, or the same throughout.
     """
 
-    def __init__(self, n_batches, warmup=0.05):
+    def __init__(self, n_batches, warmup=0.05, schedule="cosine"):
         self.n_batches = n_batches
         self.warmup = warmup
+        self.schedule = schedule
 
     def on_train_begin(self, net, **kwargs):
         self.n_done_ = 0
@@ -33,10 +68,93 @@ class WarmupCosine(Callback):
             factor = (self.n_done_ + 1) / rising
         else:
             done = (self.n_done_ - rising) / max(1, self.n_batches - rising)
-            factor = 0.5 * (1 + cos(pi * min(1.0, done)))
+            factor = SCHEDULES[self.schedule](min(1.0, done))
         for group in net.optimizer_.param_groups:
             group["lr"] = net.lr * factor
         self.n_done_ += 1
+
+
+class StageByStage(Callback):
+    """Trains the stages of a greedy encoder one after the other, each in an equal share of batches.
+
+    Parameters
+    ----------
+    n_batches : int
+        Of the whole training.
+    """
+
+    def __init__(self, n_batches):
+        self.n_batches = n_batches
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_done_ = 0
+
+    def on_batch_begin(self, net, training=None, **kwargs):
+        n_stages = net.module_.n_stages
+        stage = self.n_done_ * n_stages // self.n_batches
+        net.module_.trained_stage = min(stage, n_stages - 1)
+        self.n_done_ += 1
+
+
+class QueueClearing(Callback):
+    """Empties queues of targets before every pass, lest an image meet itself as a negative."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        for module in net.module_.modules():
+            if isinstance(module, TargetQueue):
+                module.clear()
+
+
+class WeightAverage(Callback):
+    """Polyak averaging: an exponential moving average of the weights, in the module after training.
+
+    After step t the average a becomes d a + (1 - d) w with d = min(decay, (1 + t) / (10 + t)), so
+    that a short training averages about its last tenth; the first step's weights start it. While
+    training, the module has the raw weights; afterwards it has the averages, and the net keeps
+    the raw ones in `raw_weights_` and the number of steps in `n_averaged_`, to go on from.
+
+    Parameters
+    ----------
+    decay : float
+
+    References
+    ----------
+    B. Polyak, A. Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992.
+    """
+
+    def __init__(self, decay):
+        self.decay = decay
+
+    def on_train_begin(self, net, **kwargs):
+        raw = getattr(net, "raw_weights_", None)
+        self.n_steps_ = getattr(net, "n_averaged_", 0)
+        parameters = dict(net.module_.named_parameters())
+        self.averages_ = {name: p.detach().clone() for name, p in parameters.items()}
+        if raw is not None:
+            _copy_weights(raw, parameters)
+
+    @torch.no_grad()
+    def on_batch_end(self, net, **kwargs):
+        self.n_steps_ += 1
+        t = self.n_steps_
+        decay = 0.0 if t == 1 else min(self.decay, (1 + t) / (10 + t))
+        for name, parameter in net.module_.named_parameters():
+            self.averages_[name].lerp_(parameter, 1 - decay)
+
+    def on_train_end(self, net, **kwargs):
+        if not self.n_steps_:
+            return
+        parameters = dict(net.module_.named_parameters())
+        # On the CPU, where every machine that the net is brought to can read them.
+        net.raw_weights_ = {name: p.detach().cpu().clone() for name, p in parameters.items()}
+        net.n_averaged_ = self.n_steps_
+        _copy_weights(self.averages_, parameters)
+
+
+@torch.no_grad()
+def _copy_weights(values, parameters):
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
 
 
 class EpochRecord(Callback):
@@ -49,13 +167,18 @@ class EpochRecord(Callback):
 
     def on_batch_end(self, net, batch=None, y_pred=None, **kwargs):
         n = len(batch[0])
-        rows = torch.stack([y_pred.losses, y_pred.accuracies, y_pred.bounds]) * n
+        was_trained = (y_pred.n_candidates > 0).float()
+        rows = torch.stack([y_pred.losses, y_pred.accuracies, y_pred.bounds, was_trained]) * n
         self.sums_ = rows if self.sums_ is None else self.sums_ + rows
         self.n_images_ += n
 
     def on_epoch_end(self, net, **kwargs):
         seconds = time.perf_counter() - self.start_
-        losses, accuracies, bounds = (self.sums_ / self.n_images_).tolist()
+        means, counts = (self.sums_[:3] / self.sums_[3]).tolist(), self.sums_[3].tolist()
+        # None for the heads of a stage that was not trained in this epoch.
+        losses, accuracies, bounds = (
+            [mean if n else None for mean, n in zip(row, counts, strict=True)] for row in means
+        )
         net.history.record("loss", _mean(losses))
         net.history.record("accuracy", _mean(accuracies))
         net.history.record("mutual_information", _mean(bounds))
@@ -102,6 +225,7 @@ class StopRequest(Callback):
 
 
 def _mean(values):
+    values = [value for value in values if value is not None]
     return sum(values) / len(values)
 
 

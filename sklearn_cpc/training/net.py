@@ -5,13 +5,22 @@ import signal
 import threading
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import GradientNormClipping
 
-from .callbacks import EpochRecord, ProgressLine, StopRequest, WarmupCosine
+from ..nn import CPCOutput
+from .callbacks import (
+    EpochRecord,
+    LearningRate,
+    ProgressLine,
+    QueueClearing,
+    StageByStage,
+    StopRequest,
+    WeightAverage,
+)
 from .feed import TrainingBatches
 
 __all__ = ["CPCNet", "TrainingSettings", "train"]
@@ -28,12 +37,18 @@ class TrainingSettings:
     n_epochs : int
     batch_size : int
     warmup : float or None
-        Share of the training in which the learning rate rises, before it falls as a cosine.
+        Share of the training in which the learning rate rises, before it follows the schedule.
         None: it stays constant.
     clip_norm : float or None
         Largest norm of the gradient.
     verbose : int
     callbacks : list of skorch callbacks
+    schedule : str
+        See `LearningRate`.
+    averaging : float or None
+        Decay of the average of the weights, see `WeightAverage`. None: no average.
+    accumulate : int
+        Parts in which the encoder goes through a batch, see `CPCModel`.
     """
 
     n_epochs: int
@@ -42,6 +57,9 @@ class TrainingSettings:
     clip_norm: float | None = None
     verbose: int = 0
     callbacks: tuple = ()
+    schedule: str = "cosine"
+    averaging: float | None = None
+    accumulate: int = 1
 
 
 class CPCNet(NeuralNet):
@@ -91,14 +109,26 @@ class CPCNet(NeuralNet):
     def train_step(self, batch, **fit_params):
         self._set_training(True)
         self._zero_grad_optimizer()
-        with self.autocast():
-            output = self.module_(*batch)
-        if not torch.isfinite(output.loss):
-            raise FloatingPointError(self._diverged(output))
-        output.loss.backward()
+        outputs = []
+        for output in self._outputs(batch):
+            if not torch.isfinite(output.loss):
+                raise FloatingPointError(self._diverged(output))
+            output.loss.backward()
+            outputs.append(replace(output, loss=output.loss.detach()))
+        output = CPCOutput.joined(outputs)
         self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()))
         self.optimizer_.step()
-        return {"loss": output.loss.detach(), "y_pred": output}
+        return {"loss": output.loss, "y_pred": output}
+
+    def _outputs(self, batch):
+        """What the module gives for a batch, part by part, each to be done with before the next."""
+        parts = self.module_.parts(*batch)
+        while True:
+            with self.autocast():
+                output = next(parts, None)
+            if output is None:
+                return
+            yield output
 
     def _diverged(self, output):
         epoch = self.history[-1]
@@ -141,9 +171,13 @@ def train(net, feed, settings):
     """
     stop = StopRequest()
     n_batches = settings.n_epochs * len(TrainingBatches(feed, settings.batch_size, None))
-    own = [EpochRecord(), stop]
+    # A requested stop ends the batch's callbacks: what counts batches comes before it.
+    own = [] if settings.averaging is None else [WeightAverage(settings.averaging)]
+    own += [EpochRecord(), stop, QueueClearing()]
     if settings.warmup is not None:
-        own.append(WarmupCosine(n_batches, settings.warmup))
+        own.append(LearningRate(n_batches, settings.warmup, settings.schedule))
+    if net.module_.greedy == "sequential":
+        own.append(StageByStage(n_batches))
     if settings.clip_norm is not None:
         own.append(GradientNormClipping(settings.clip_norm))
     if settings.verbose:
@@ -152,6 +186,7 @@ def train(net, feed, settings):
     own += copy.deepcopy(list(settings.callbacks))
     net.callbacks_ = [(f"callback_{i}", callback.initialize()) for i, callback in enumerate(own)]
     net.batch_size = settings.batch_size
+    net.module_.accumulate = settings.accumulate
     for group in net.optimizer_.param_groups:
         group["lr"] = net.lr  # an earlier training has left it at the end of its cosine
     net.notify("on_train_begin")

@@ -21,7 +21,7 @@ from sklearn_cpc.nn import (
     make_encoder,
     plan_heads,
 )
-from sklearn_cpc.nn import model as model_module
+from sklearn_cpc.nn import heads as heads_module
 from tests import reference
 
 from .toys import FOUR, asymmetric_grid, generator, normal, random, small_model
@@ -123,7 +123,7 @@ def test_prediction_and_its_target_share_no_pixel(geometry, monkeypatch):
             assert not (seen & target).any()
         return predictions.sum() * 0, torch.tensor(0.0)
 
-    monkeypatch.setattr(model_module, "info_nce", check)
+    monkeypatch.setattr(heads_module, "info_nce", check)
     model(images)
     assert n_heads == len(model.heads) > 0
 
@@ -247,7 +247,7 @@ def recorded_pairs(monkeypatch, z, **settings):
         calls.append([t.detach().flatten().long().tolist() for t in arguments])
         return torch.zeros(()), torch.zeros(())
 
-    monkeypatch.setattr(model_module, "info_nce", record)
+    monkeypatch.setattr(heads_module, "info_nce", record)
     model.predict(z, generator())
     return model, calls
 

@@ -71,6 +71,64 @@ def test_the_learning_rate_rises_linearly_and_falls_as_a_cosine(warmup):
     np.testing.assert_allclose(watch.rates, expected, rtol=1e-12)
 
 
+def reference_factor(schedule, done):
+    """Of the learning rate, when a share of what follows the rise is done."""
+    if schedule == "linear":
+        return 1 - done
+    if schedule == "step":
+        return 1.0 if done < 0.6 else 0.1 if done < 0.8 else 0.01
+    return 1.0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "step", "constant"])
+def test_other_schedules_after_the_rise(schedule):
+    _, watch = watched(max_epochs=4, warmup=1 / 6, learning_rate=0.003, schedule=schedule)
+    after = [0.003 * reference_factor(schedule, i / 10) for i in range(10)]
+    np.testing.assert_allclose(watch.rates, [0.0015, 0.003, *after], rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step", "constant"])
+def test_without_warmup_no_schedule_counts(schedule):
+    _, watch = watched(max_epochs=2, warmup=None, learning_rate=0.003, schedule=schedule)
+    assert watch.rates == [0.003] * 6
+
+
+def test_betas_and_eps_are_the_optimizers():
+    for group in tiny(betas=[0.8, 0.99], eps=1e-5).fit(images()).net_.optimizer_.param_groups:
+        assert tuple(group["betas"]) == (0.8, 0.99)
+        assert group["eps"] == 1e-5
+
+
+def test_the_queue_is_empty_at_the_start_of_every_pass():
+    seen = []
+
+    class Queue(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            seen.append(len(net.module_.queues["down"].targets()))
+
+        def __deepcopy__(self, memo):
+            return self
+
+    settings = {"negatives": "queue", "queue_size": 400, "callbacks": [Queue()]}
+    tiny(max_epochs=2, **settings).fit(images()).partial_fit(images())
+    assert seen == 3 * [0, 100, 200]
+
+
+def test_stages_get_equal_shares_of_the_batches():
+    seen = []
+
+    class Stage(Callback):
+        def on_batch_end(self, net, **kwargs):
+            seen.append(net.module_.trained_stage)
+
+        def __deepcopy__(self, memo):
+            return self
+
+    settings = {"greedy": "sequential", "encoder": "resnet18", "callbacks": [Stage()]}
+    tiny(max_epochs=2, **settings).fit(images()).partial_fit(images())
+    assert seen == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+
+
 def test_without_warmup_the_learning_rate_is_constant():
     _, watch = watched(max_epochs=2, warmup=None, learning_rate=0.003)
     assert watch.rates == [0.003] * 6

@@ -1,0 +1,94 @@
+"""What is handed to the estimator: images against those of fit, and the grid they are cut by."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ..training import as_images
+from ..training.images import as_array, check_finite
+
+FIRST_MAPS = 64  # channels of the encoders' first layers
+
+
+def check_images(estimator, X, reset):
+    """X as `Images`, checked; with `reset` it is what all later X must be like."""
+    if not (hasattr(X, "iloc") or _is_sparse(X)):
+        X = as_array(X)
+    if X.ndim == 2:
+        X = validate_data(estimator, X, reset=reset)
+        if reset:
+            return as_images(X, estimator.image_shape, estimator.channels)
+        channels = "first" if estimator.channels_first_ else "last"
+        return as_images(X, _flat_shape(estimator), channels)
+    if X.ndim < 2 or X.dtype.kind not in "buif":
+        # scikit-learn's words for what is no image: a vector, text, objects.
+        X = validate_data(estimator, X, reset=reset, allow_nd=True)
+    channels = estimator.channels
+    if not reset and X.ndim == 4 and estimator.image_shape_[2] > 1 and channels == "auto":
+        channels = "first" if estimator.channels_first_ else "last"
+    images = as_images(X, estimator.image_shape if reset else None, channels)
+    check_finite(images)
+    if reset or images.shape == estimator.image_shape_:
+        stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
+        validate_data(estimator, stand_in, reset=reset, skip_check_array=True)
+    if not reset and images.shape[2] != estimator.image_shape_[2]:
+        raise ValueError(
+            f"X has images of {images.shape[2]} channels, but CPCTransformer was fitted on "
+            f"images of {estimator.image_shape_[2]}; pass the same channels as in fit."
+        )
+    return images
+
+
+def _flat_shape(estimator):
+    height, width, n_channels = estimator.image_shape_
+    if n_channels == 1:
+        return height, width
+    if estimator.channels_first_:
+        return n_channels, height, width
+    return height, width, n_channels
+
+
+def _is_sparse(X):
+    return hasattr(X, "toarray") and hasattr(X, "nnz")
+
+
+def images_and_grid(estimator, X):
+    """X as `Images`, and the grid of `transform` on images of that size."""
+    check_is_fitted(estimator)
+    images = check_images(estimator, X, reset=False)
+    height, width, _ = images.shape
+    grid = transform_grid(estimator)
+    if height < grid.patch_size[0] or width < grid.patch_size[1]:
+        raise ValueError(
+            f"X has images of {height}x{width} pixels, smaller than the patches of the fit, "
+            f"{grid.patch_size[0]}x{grid.patch_size[1]}; pass larger images, or fit anew with "
+            "a smaller patch_size."
+        )
+    return images, grid.with_size(height, width)
+
+
+def transform_grid(estimator):
+    """The grid of `transform` on images of the size of fit."""
+    stride, trained = estimator.transform_stride, estimator.grid_.patch_stride
+    needs_trained = estimator.output in ("c", "both")
+    if isinstance(stride, str):
+        stride = trained if needs_trained else tuple(max(1, s // 2) for s in trained)
+    try:
+        grid = estimator.grid_.with_stride(stride)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("patch_stride", "transform_stride")) from None
+    if needs_trained and grid.patch_stride != trained:
+        raise ValueError(
+            f"transform_stride={estimator.transform_stride!r} must be the patch_stride of fit, "
+            f"{trained}, with output={estimator.output!r}: contexts were trained on patches at "
+            "that distance; pass transform_stride='auto', or output='z'."
+        )
+    return grid
+
+
+def largest_map(model, grid, n_outputs):
+    """Numbers that the features, or the first maps, of one image take."""
+    can_share = getattr(model.encoder, "can_share", None)
+    shares = can_share is not None and can_share(grid.patch_stride)
+    pixels = grid.height * grid.width if shares else grid.n_patches * np.prod(grid.patch_size)
+    width = max(model.encoder.n_components, n_outputs)
+    return max(grid.n_patches * width, FIRST_MAPS * int(pixels))
