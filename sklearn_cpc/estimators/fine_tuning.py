@@ -229,7 +229,7 @@ class FineTuning:
         best_epoch : int
         """
         self.head, self.settings = head.to(self.net.device), settings
-        self.parts = nn.ModuleList([self.net.module_.encoder, head])
+        self.parts = nn.ModuleList([*self._networks(), head])
         self.optimizer = self._make_optimizer()
         n_epochs = settings.n_epochs(len(train))
         n_batches = n_epochs * settings.n_batches(len(train))
@@ -273,11 +273,18 @@ class FineTuning:
         weight, bias = head.folded()
         return self.features(rows) @ weight.T + bias
 
+    def _networks(self):
+        """What the features come out of."""
+        model, output = self.net.module_, self.transformer.output
+        networks = [model.encoder]
+        networks += [model.latent] if output != "features" else []
+        return networks + ([model.contexts] if output in ("c", "both") else [])
+
     def _pool(self, features):
         return pool(features, self.transformer.pooling)
 
     def _make_optimizer(self):
-        s, encoder = self.settings, list(self.net.module_.encoder.parameters())
+        s, encoder = self.settings, list(nn.ModuleList(self._networks()).parameters())
         rate, decay = s.encoder_learning_rate, s.weight_decay
         groups = [
             {"params": [p for p in encoder if p.ndim > 1], "lr": rate, "weight_decay": decay},
@@ -308,9 +315,8 @@ class FineTuning:
         images = self.settings.augmentation.images(self.feed.batch(rows), generator)
         target = torch.as_tensor(self.target[rows], device=self.feed.device)
         with self.net.autocast():
-            features = self._pool(
-                self.net.module_.embed(images, self.grid, self.transformer.output)
-            )
+            features = self.net.module_.embed(images, self.grid, self.transformer.output)
+            features = self._pool(features)
         logits = self.head(features)
         loss = F.cross_entropy(logits, target)
         if not torch.isfinite(loss):
