@@ -7,6 +7,7 @@ their parameters only.
 from math import ceil, cos, erf, exp, log, sin, sqrt
 
 import numpy as np
+import scipy.linalg
 
 
 def array(tensor):
@@ -417,6 +418,39 @@ def luma(patch):
 # Pooling
 
 
+def normalised_patch(patch, offset):
+    """Pixels of one patch, in the order of channels, rows and columns, less their mean."""
+    pixels = [float(p) for channel in patch for row in channel for p in row]
+    if len(pixels) == 1:
+        return np.array(pixels)
+    mean = sum(pixels) / len(pixels)
+    variance = sum((p - mean) ** 2 for p in pixels) / len(pixels)
+    return np.array([(p - mean) / (variance + offset) ** 0.5 for p in pixels])
+
+
+def dictionary(patch, encoder):
+    """Rectified features of one patch, (channels, height, width)."""
+    pixels = normalised_patch(patch, encoder.contrast_offset) - array(encoder.center)
+    white = [sum(pixels * column) for column in array(encoder.whitening).T]
+    weight, bias = array(encoder.layer.weight), array(encoder.layer.bias)
+    return [max(0.0, sum(w * white) + b) for w, b in zip(weight, bias, strict=True)]
+
+
+def whitening(images, encoder, regularisation):
+    """Mean and inverse root of the covariance of all normalised patches."""
+    height, width = encoder.patch_size
+    rows = [
+        normalised_patch(image[:, i : i + height, j : j + width], encoder.contrast_offset)
+        for image in images
+        for i in range(image.shape[1] - height + 1)
+        for j in range(image.shape[2] - width + 1)
+    ]
+    center = np.mean(rows, axis=0)
+    covariance = np.mean([np.outer(row - center, row - center) for row in rows], axis=0)
+    regular = covariance + regularisation * np.eye(len(center))
+    return center, np.linalg.inv(scipy.linalg.sqrtm(regular))
+
+
 def pool(features, pooling):
     """(batch, rows, cols, n_components) -> rows of features."""
     return np.array([POOLINGS[pooling](image) for image in features])
@@ -426,12 +460,12 @@ def over(image, rows, cols, reduce):
     return [reduce([image[i, j, f] for i in rows for j in cols]) for f in range(image.shape[2])]
 
 
-def quadrants(image):
+def quadrants(image, reduce=max):
     rows, cols, _ = image.shape
     out = []
     for part_of_rows in half(rows):
         for part_of_cols in half(cols):
-            out += over(image, part_of_rows, part_of_cols, max)
+            out += over(image, part_of_rows, part_of_cols, reduce)
     return out
 
 
@@ -456,6 +490,7 @@ POOLINGS = {
     "max": lambda image: over(image, range(image.shape[0]), range(image.shape[1]), max),
     "mean": lambda image: over(image, range(image.shape[0]), range(image.shape[1]), np.mean),
     "quadrants": quadrants,
+    "quadrant-means": lambda image: quadrants(image, np.mean),
     "max+mean": lambda image: POOLINGS["max"](image) + POOLINGS["mean"](image),
     "pyramid": lambda image: parts(image, 1) + parts(image, 2) + parts(image, 4),
     "flatten": lambda image: [value for row in image for patch in row for value in patch],

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from ..nn import (
     AUGMENTATIONS,
@@ -21,6 +23,9 @@ from ..training.net import OPTIMIZERS
 
 # Pixels that the first layer is fitted to: 500 images of 32x32.
 WHITENING_PIXELS = 2**19
+# Patches that a dictionary is learned from, and that its thresholds are set by.
+DICTIONARY_PATCHES = 60_000
+ATOM_PATCHES = 5_000
 
 RECORDED = (
     "epoch",
@@ -197,7 +202,7 @@ def _as_built(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def whiten(net, images, scale):
+def start_encoder(net, images, scale):
     """Fit the encoder's first layer to the pixels, where it has a way to."""
     encoder = net.module_.encoder
     if not hasattr(encoder, "whiten_"):
@@ -207,6 +212,22 @@ def whiten(net, images, scale):
     feed = ImageFeed(images, scale, "cpu")
     pixels = net.module_.standardise(feed.batch(chosen).to(net.device))
     encoder.whiten_(pixels)
+    if hasattr(encoder, "set_atoms_"):
+        _learn_atoms(encoder, pixels, net.random_state.randint(2**31 - 1))
+
+
+def _learn_atoms(encoder, pixels, seed):
+    """Start an encoder as the k-means of patches."""
+    rows = encoder.draw_patches(pixels, DICTIONARY_PATCHES, torch.Generator().manual_seed(seed))
+    n_atoms = min(encoder.n_components, len(rows))
+    kmeans = MiniBatchKMeans(
+        n_atoms, init="random", n_init=1, max_iter=20, batch_size=4096, random_state=seed
+    )
+    with warnings.catch_warnings():
+        # Equal patches, as of blank images, make fewer clusters; the atoms are then repeated.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        kmeans.fit(rows.cpu().numpy())
+    encoder.set_atoms_(torch.from_numpy(kmeans.cluster_centers_).to(rows), rows[:ATOM_PATCHES])
 
 
 def resolve_device(device):

@@ -3,6 +3,7 @@
 from .augment import AUGMENTATIONS, Augmentation
 from .context import CONTEXTS, GatedPixelCNN, PixelCNN, make_context
 from .custom import AdoptedEncoder, adopt_context, adopt_encoder, name_of
+from .dictionary import DictionaryEncoder
 from .encoders import ENCODERS, ConvEncoder, make_encoder
 from .greedy import GREEDY, encoder_stages
 from .heads import ContrastiveHeads, CPCOutput, first_row_first
@@ -34,6 +35,7 @@ __all__ = [
     "ChannelNorm",
     "ContrastiveHeads",
     "ConvEncoder",
+    "DictionaryEncoder",
     "GatedPixelCNN",
     "OwnNegatives",
     "PatchGrid",

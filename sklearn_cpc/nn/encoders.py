@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .custom import adopt_encoder
+from .dictionary import DictionaryEncoder
 from .layers import NORMS, ChannelNorm, he_init_
 from .names import check_name
 from .resnets import ResNetEncoder, WideResNetEncoder
@@ -140,6 +141,7 @@ class ConvEncoder(nn.Module):
 # Each is called with the images' channels, the patch size and the number of features or None.
 ENCODERS = {
     "conv": ConvEncoder,
+    "dictionary": DictionaryEncoder,
     "resnet18": partial(ResNetEncoder, depth=18),
     "resnet34": partial(ResNetEncoder, depth=34),
     "resnet50": partial(ResNetEncoder, depth=50),
@@ -159,7 +161,7 @@ def make_encoder(encoder, n_channels, patch_size, n_components, norm="auto"):
     n_channels : int
     patch_size : (int, int)
     n_components : int or None
-        None: 1,024 for "conv", its own width for any other.
+        None: 1,024 for "conv" and "dictionary", its own width for any other.
     norm : {"auto", "none", "group", "layer"}, default="auto"
         Of a residual network. "auto": "layer".
 
@@ -184,5 +186,12 @@ def make_encoder(encoder, n_channels, patch_size, n_components, norm="auto"):
                 "patches are evaluated together; pass one of these, or a ResNet."
             )
         return ConvEncoder(n_channels, patch_size, n_components or 1024)
+    if encoder == "dictionary":
+        if norm != "auto":
+            raise ValueError(
+                f"encoder_norm={norm!r} must be 'auto' with encoder='dictionary', which has a "
+                "single layer; pass that, or a ResNet."
+            )
+        return DictionaryEncoder(n_channels, patch_size, n_components or 1024)
     norm = "layer" if norm == "auto" else norm
     return ENCODERS[encoder](n_channels, patch_size, n_components, norm=norm)

@@ -16,13 +16,17 @@ def _mean(features):
     return features.mean((1, 2))
 
 
-def _quadrants(features):
+def _quadrants(features, sum_up=_maximum):
     rows, cols = features.shape[1:3]
     # With an odd number of rows or columns the middle one belongs to both halves.
     top, bottom = slice((rows + 1) // 2), slice(rows // 2, rows)
     left, right = slice((cols + 1) // 2), slice(cols // 2, cols)
-    parts = [_maximum(features[:, r, c]) for r in (top, bottom) for c in (left, right)]
+    parts = [sum_up(features[:, r, c]) for r in (top, bottom) for c in (left, right)]
     return torch.cat(parts, 1)
+
+
+def _quadrant_means(features):
+    return _quadrants(features, _mean)
 
 
 def _pyramid(features):
@@ -45,6 +49,7 @@ POOLINGS = {
     "mean": _mean,
     "max+mean": _max_and_mean,
     "quadrants": _quadrants,
+    "quadrant-means": _quadrant_means,
     "pyramid": _pyramid,
     "flatten": _flatten,
     "none": _flatten,
@@ -57,11 +62,12 @@ def pool(features, pooling):
     Parameters
     ----------
     features : Tensor of shape (batch, rows, cols, n_components)
-    pooling : {"max", "mean", "max+mean", "quadrants", "pyramid", "flatten", "none"}
-        Maximum or mean over the grid, or both side by side; maxima over its four quadrants, side by
-        side; "pyramid": maxima over the whole, over 2x2 and over 4x4 parts, side by side, parts
-        that share a row or a column where the grid does not divide; "flatten", or "none": not
-        pooled, every patch's features side by side, row by row.
+    pooling : {"max", "mean", "max+mean", "quadrants", "quadrant-means", "pyramid", "flatten", \
+            "none"}
+        Maximum or mean over the grid, or both side by side; maxima or means over its four
+        quadrants, side by side; "pyramid": maxima over the whole, over 2x2 and over 4x4 parts,
+        side by side, parts that share a row or a column where the grid does not divide; "flatten",
+        or "none": not pooled, every patch's features side by side, row by row.
 
     Returns
     -------
@@ -85,6 +91,7 @@ def n_pooled(pooling, shape, n_components):
     """Number of features that `pool` gives for a grid of this shape."""
     check_name("pooling", pooling, POOLINGS)
     n_patches = shape[0] * shape[1]
-    parts = {"max+mean": 2, "quadrants": 4, "flatten": n_patches, "none": n_patches}
+    parts = {"max+mean": 2, "quadrants": 4, "quadrant-means": 4}
+    parts |= {"flatten": n_patches, "none": n_patches}
     parts["pyramid"] = sum(n * n for n in PYRAMID)
     return n_components * parts.get(pooling, 1)

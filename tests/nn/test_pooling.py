@@ -37,7 +37,7 @@ def test_quadrants_tell_corners_apart():
 def test_unknown_pooling(call):
     message = (
         "pooling='quadrant' is unknown; it must be one of 'max', 'mean', 'max+mean', 'quadrants', "
-        "'pyramid', 'flatten', 'none'. Did you mean 'quadrants'?"
+        "'quadrant-means', 'pyramid', 'flatten', 'none'. Did you mean 'quadrants'?"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         call("quadrant")
