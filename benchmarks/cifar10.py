@@ -19,6 +19,7 @@ import platform
 import resource
 import tarfile
 import time
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -33,15 +34,16 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from sklearn_cpc import CPCTransformer, label_efficiency_curve
-from sklearn_cpc.evaluation import FlattenImages, PatchKMeans, curve_table
+from sklearn_cpc.evaluation import FlattenImages, HogFeatures, PatchKMeans, curve_table
 from sklearn_cpc.nn import Augmentation
 
 CPC = {
     "n_components": 1024,
+    "encoder": "dictionary",
     "patch_size": 8,
     "patch_stride": 4,
     "transform_stride": 2,
@@ -59,15 +61,15 @@ SETTINGS = {
         "n_test": 5_000,
         "label_counts": (100, 1000, 5000),
         "n_repeats": 1,
-        "kmeans_components": 400,
-        "cpc": CPC | {"max_epochs": 9, "batch_size": 64},
+        "kmeans_components": (400, 1024),
+        "cpc": CPC | {"max_epochs": 10, "batch_size": 64},
     },
     "gpu": {
         "n_train": 50_000,
         "n_test": 10_000,
         "label_counts": (500, 5000, 50_000),
         "n_repeats": 1,
-        "kmeans_components": 1600,
+        "kmeans_components": (1024, 4000),
         "cpc": CPC
         | {"max_epochs": 100, "batch_size": 256, "directions": ("down", "up", "right", "left")},
     },
@@ -151,16 +153,20 @@ def pooled(cpc, pooling):
     return FrozenEstimator(copy.copy(cpc).set_params(pooling=pooling))
 
 
-def feature_sets(cpc, untrained, n_kmeans):
-    """Name -> transformers, all at their two poolings."""
+def feature_sets(cpc, untrained, n_kmeans, seed):
+    """Name -> transformers; means over quadrants under a square root, which evens them out."""
+    root = FunctionTransformer(np.sqrt)
     sets = {}
-    for pooling in ("max", "quadrants"):
-        sets[f"CPC, {pooling}"] = [pooled(cpc, pooling)]
-        sets[f"random encoder, {pooling}"] = [pooled(untrained, pooling)]
-        sets[f"patch k-means {n_kmeans}, {pooling}"] = [
-            PatchKMeans(n_kmeans, pooling=pooling, random_state=0)
-        ]
-    sets["PCA, 128"] = [FlattenImages(), PCA(128, random_state=0)]
+    for name, encoder in {"CPC": cpc, "untrained encoder": untrained}.items():
+        sets[f"{name}, max"] = [pooled(encoder, "max")]
+        sets[f"{name}, quadrants"] = [pooled(encoder, "quadrant-means"), root]
+    for n in n_kmeans:
+        kmeans = PatchKMeans(n, random_state=seed)
+        sets[f"patch k-means {n}, max"] = [clone(kmeans).set_params(pooling="max")]
+        sets[f"patch k-means {n}, quadrants"] = [kmeans, root]
+    if find_spec("skimage"):
+        sets["HOG and mean colours"] = [HogFeatures()]
+    sets["PCA, 128"] = [FlattenImages(), PCA(128, random_state=seed)]
     sets["raw pixels"] = [FlattenImages()]
     return sets
 
@@ -243,7 +249,9 @@ def main():
     )
     curves = {}
     rows = [run]
-    for name, steps in feature_sets(cpc, untrained, setting["kmeans_components"]).items():
+    for name, steps in feature_sets(
+        cpc, untrained, setting["kmeans_components"], options.seed
+    ).items():
         begin = time.perf_counter()
         curve = label_efficiency_curve(
             make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200)),

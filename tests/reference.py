@@ -432,8 +432,14 @@ def dictionary(patch, encoder):
     """Rectified features of one patch, (channels, height, width)."""
     pixels = normalised_patch(patch, encoder.contrast_offset) - array(encoder.center)
     white = [sum(pixels * column) for column in array(encoder.whitening).T]
-    weight, bias = array(encoder.layer.weight), array(encoder.layer.bias)
-    return [max(0.0, sum(w * white) + b) for w, b in zip(weight, bias, strict=True)]
+    codes = np.array(rectified(white, encoder.atoms))
+    return rectified(codes, encoder.combine)
+
+
+def rectified(x, layer):
+    """max(0, W x + b), row by row."""
+    weight, bias = array(layer.weight), array(layer.bias)
+    return [max(0.0, sum(w * x) + b) for w, b in zip(weight, bias, strict=True)]
 
 
 def whitening(images, encoder, regularisation):

@@ -53,9 +53,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         training stride itself where `output` has contexts, which need it.
     encoder : {"conv", "dictionary", "resnet18", "resnet34", "resnet50", "resnet101", "resnet161", \
             "wrn28-2"}, Module or callable, default="conv"
-        Network for patches. "conv" is small and fast on CPUs; "dictionary" is one wide
-        layer that starts as a k-means of whitened patches: the strongest in minutes on small
-        natural images, and untrained no longer random. The ResNets are pre-activation,
+        Network for patches. "conv" is small and fast on CPUs; "dictionary" is two wide
+        layers, the first of which starts as a k-means of whitened patches: the strongest in minutes
+        of a CPU on small natural images, and even untrained it is not random. The ResNets are pre-activation,
         up to the third stage ("resnet161": CPC v2); "wrn28-2" is wide and for small images. None
         uses batch statistics. Your own: a module, whose weights are copied, or what gives one for
         the number of channels, such as a class. It maps patches (n, channels, height, width) to

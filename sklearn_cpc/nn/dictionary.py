@@ -8,16 +8,18 @@ from .layers import he_init_
 
 __all__ = ["DictionaryEncoder"]
 
+NOISE = 0.1  # of the second layer's start, in units of He's
 MAX_PIXELS = 4096  # of a patch, whose whitening has the square of that
 MAX_PATCHES = 100_000  # that the whitening is fitted to
 
 
 class DictionaryEncoder(nn.Module):
-    """One wide, rectified layer on patches of normalised contrast and whitened pixels.
+    """Two wide, rectified layers on patches of normalised contrast and whitened pixels.
 
     With `whiten_` and `set_atoms_`, which `CPCTransformer` calls before training with the centres
-    of a k-means over patches, it starts as a dictionary of patches: strong features for small
-    natural images within seconds, which the training then refines. A single matrix product.
+    of a k-means over patches, the first layer starts as a dictionary of patches: strong features
+    for small natural images within seconds. The second starts near the identity, so that nothing
+    of that is lost, and learns to combine the atoms. Two matrix products, and no convolution.
 
     Parameters
     ----------
@@ -63,11 +65,15 @@ class DictionaryEncoder(nn.Module):
             )
         self.register_buffer("center", torch.zeros(n_pixels))
         self.register_buffer("whitening", torch.eye(n_pixels))
-        self.layer = nn.Linear(n_pixels, n_components)
+        self.atoms = nn.Linear(n_pixels, n_components)
+        self.combine = nn.Linear(n_components, n_components)
         he_init_(self)
+        with torch.no_grad():
+            self.combine.weight.mul_(NOISE).add_(torch.eye(n_components))
 
     def forward(self, patches):
-        return F.relu(self.layer(self.whitened(patches)))
+        codes = F.relu(self.atoms(self.whitened(patches)))
+        return F.relu(self.combine(codes))
 
     def whitened(self, patches):
         """Patches as rows of normalised, whitened pixels: (n, n_pixels)."""
@@ -113,7 +119,7 @@ class DictionaryEncoder(nn.Module):
 
     @torch.no_grad()
     def set_atoms_(self, atoms, rows, active=0.1):
-        """Start the layer as this dictionary; features left over keep their random weights.
+        """Start the first layer as this dictionary; the rest of it keeps its random weights.
 
         Parameters
         ----------
@@ -125,13 +131,13 @@ class DictionaryEncoder(nn.Module):
         active : float, default=0.1
             Between 0 and 1.
         """
-        atoms = F.normalize(atoms.to(self.layer.weight), dim=1)
+        atoms = F.normalize(atoms.to(self.atoms.weight), dim=1)
         products = rows @ atoms.T
         scale = products.std().clamp_min(torch.finfo(products.dtype).tiny)
         rank = max(1, round((1 - active) * len(rows)))
         thresholds = products.kthvalue(rank, dim=0).values
-        self.layer.weight[: len(atoms)] = atoms / scale
-        self.layer.bias[: len(atoms)] = -thresholds / scale
+        self.atoms.weight[: len(atoms)] = atoms / scale
+        self.atoms.bias[: len(atoms)] = -thresholds / scale
 
     def _patches(self, images):
         height, width = self.patch_size

@@ -59,17 +59,17 @@ def test_each_feature_is_active_for_the_asked_share():
     encoder, _, rows = started()
     with torch.no_grad():
         encoder.set_atoms_(rows[:6], rows, active=0.2)
-        active = (encoder.layer(rows) > 0).float().mean(0)
+        active = (encoder.atoms(rows) > 0).float().mean(0)
     torch.testing.assert_close(active, torch.full((6,), 0.2), atol=0.01, rtol=0)
 
 
 def test_atoms_are_the_first_weights_and_the_rest_stays():
     torch.manual_seed(0)
     encoder = DictionaryEncoder(1, (2, 2), 5)
-    before = encoder.layer.weight.clone()
+    before = encoder.atoms.weight.clone()
     rows = normal(50, 4)
     encoder.set_atoms_(rows[:3], rows)
-    weight = encoder.layer.weight
+    weight = encoder.atoms.weight
     cosine = torch.nn.functional.cosine_similarity(weight[:3], rows[:3])
     torch.testing.assert_close(cosine, torch.ones(3))
     assert torch.equal(weight[3:], before[3:])
@@ -108,3 +108,12 @@ def test_has_no_norm_to_choose():
     message = "encoder_norm='group' must be 'auto' with encoder='dictionary'"
     with pytest.raises(ValueError, match=re.escape(message)):
         make_encoder("dictionary", 3, (4, 4), 8, "group")
+
+
+def test_second_layer_starts_near_the_identity():
+    torch.manual_seed(0)
+    encoder = DictionaryEncoder(1, (2, 2), 400)
+    deviation = (encoder.combine.weight - torch.eye(400)).detach()
+    # A tenth of sqrt(2 / 400), He's standard deviation.
+    assert deviation.std().item() == pytest.approx(0.1 * (2 / 400) ** 0.5, rel=0.02)
+    assert encoder.combine.bias.abs().max() == 0
