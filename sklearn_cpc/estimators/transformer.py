@@ -55,12 +55,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             "wrn28-2"}, Module or callable, default="conv"
         Network for patches. "conv" is small and fast on CPUs; "dictionary" is two wide
         layers, the first of which starts as a k-means of whitened patches: the strongest in minutes
-        of a CPU on small natural images, and even untrained it is not random. The ResNets are pre-activation,
-        up to the third stage ("resnet161": CPC v2); "wrn28-2" is wide and for small images. None
-        uses batch statistics. Your own: a module, whose weights are copied, or what gives one for
-        the number of channels, such as a class. It maps patches (n, channels, height, width) to
-        (n, width), or to (n, width, rows, cols), of which the mean is taken. BatchNorm in it
-        becomes GroupNorm, with a warning: what leaks from patch to patch spoils the learning.
+        of a CPU on small natural images, and even untrained it is not random. The ResNets are
+        pre-activation, up to the third stage ("resnet161": CPC v2); "wrn28-2" is wide and for small
+        images. None uses batch statistics. Your own: a module, whose weights are copied, or what
+        gives one for the number of channels, such as a class. It maps patches (n, channels, height,
+        width) to (n, width), or to (n, width, rows, cols), of which the mean is taken. BatchNorm in
+        it becomes GroupNorm, with a warning: what leaks from patch to patch spoils the learning.
     encoder_norm : {"auto", "none", "group", "layer"}, default="auto"
         Norm inside a named ResNet: over the channels of each pixel ("layer"), over the patch in
         groups of channels, or none. "auto": "layer".
