@@ -38,6 +38,7 @@ from sklearn_cpc import (
 )
 from sklearn_cpc.evaluation import FlattenImages, HogFeatures, curve_table
 
+# From scratch means from the dictionary that the encoder starts as, which is k-means, no labels.
 FINE_TUNED, SCRATCH = "CPC, fine-tuned", "from scratch"
 SETTINGS = {
     "cpu": {
@@ -47,7 +48,7 @@ SETTINGS = {
         "n_repeats": 3,
         "pretraining": CIFAR10["cpu"]["cpc"],
         # The training stride: fine-tuning costs a third of that at stride 2.
-        "features": {"transform_stride": 4, "pooling": "quadrants"},
+        "features": {"transform_stride": 4, "pooling": "quadrant-means"},
         FINE_TUNED: {"max_batches": 300},
         SCRATCH: {"max_batches": 800},
     },
@@ -57,7 +58,7 @@ SETTINGS = {
         "labels_per_class": (10, 25, 100, 500, 4500),
         "n_repeats": 3,
         "pretraining": CIFAR10["gpu"]["cpc"],
-        "features": {"transform_stride": 2, "pooling": "quadrants"},
+        "features": {"transform_stride": 2, "pooling": "quadrant-means"},
         FINE_TUNED: {"max_batches": 5000, "max_epochs": 50},
         SCRATCH: {"max_batches": 20_000, "max_epochs": 200, "patience": 20},
     },
@@ -85,7 +86,7 @@ def estimators(cpc, untrained, setting, seed):
     frozen, shared = FrozenEstimator(cpc), {"augment": "full", "random_state": seed, "verbose": 1}
     features = {
         "CPC, frozen": [frozen],
-        "random encoder": [FrozenEstimator(untrained)],
+        "untrained encoder": [FrozenEstimator(untrained)],
         "HOG": [HogFeatures()],
         "PCA, 128": [FlattenImages(), PCA(min(128, setting["n_train"]), random_state=0)],
         "raw pixels": [FlattenImages()],
@@ -126,7 +127,7 @@ def report(curves, path):
     """Print what the curves say, and draw them."""
     print(f"\n{curve_table(curves)}\n")
     for name in ("CPC, frozen", FINE_TUNED):
-        for reference in (SCRATCH, "random encoder", "PCA, 128", "raw pixels"):
+        for reference in (SCRATCH, "untrained encoder", "PCA, 128", "raw pixels"):
             saving = label_saving(curves[name], curves[reference]).text
             print(f"{name}: {saving} fewer labels for the best accuracy of {reference}")
     for name, reference in ((FINE_TUNED, SCRATCH), (FINE_TUNED, "CPC, frozen")):

@@ -68,7 +68,7 @@ def test_label_efficiency_measures_saves_and_loads(run, tmp_path):
         "CPC, frozen",
         "CPC, fine-tuned",
         "from scratch",
-        "random encoder",
+        "untrained encoder",
         "PCA, 128",
         "raw pixels",
     }
