@@ -358,24 +358,40 @@ def predict(z, model):
 
 def predict_groups(z, model):
     """{(direction, k): (loss, accuracy)} within groups of `negative_images` images."""
-    size, results = model.negative_images, {}
+    size = model.negative_images
+    starts = range(0, len(z) - size + 1, size)
+
+    def groups(places):
+        return [[(b, *place) for b in range(s, s + size) for place in places] for s in starts]
+
+    return predict_within(z, model, groups)
+
+
+def predict_places(z, model):
+    """{(direction, k): (loss, accuracy)} among the targets at one place of all images."""
+    return predict_within(
+        z, model, lambda places: [[(b, *place) for b in range(len(z))] for place in places]
+    )
+
+
+def predict_within(z, model, groups):
+    """The mean over groups, lists of (image, row, column) made of the places of the contexts."""
+    results = {}
     for direction, steps in model.plan.items():
         turned = [first_row_first(image, direction) for image in z]
         c = [pixel_cnn(image, model.contexts[direction]) for image in turned]
         rows, cols, _ = turned[0].shape
         map_target = array(model.targets[direction].weight)
         for W_k, k in zip(model.W[direction], steps, strict=True):
-            groups = []
-            for first in range(0, len(z) - size + 1, size):
+            parts = []
+            for group in groups([(i, j) for i in range(rows - k) for j in range(cols)]):
                 predictions, candidates = [], []
-                for b in range(first, first + size):
-                    for i in range(rows - k):
-                        for j in range(cols):
-                            z_hat = unit(array(W_k.weight) @ c[b][i, j], model)
-                            predictions.append(z_hat / model.temperature)
-                            candidates.append(unit(map_target @ turned[b][i + k, j], model))
-                groups.append(info_nce(predictions, candidates, range(len(predictions))))
-            results[direction, k] = tuple(np.mean(groups, 0))
+                for b, i, j in group:
+                    z_hat = unit(array(W_k.weight) @ c[b][i, j], model)
+                    predictions.append(z_hat / model.temperature)
+                    candidates.append(unit(map_target @ turned[b][i + k, j], model))
+                parts.append(info_nce(predictions, candidates, range(len(predictions))))
+            results[direction, k] = tuple(np.mean(parts, 0))
     return results
 
 

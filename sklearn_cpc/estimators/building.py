@@ -262,6 +262,12 @@ def check_batch(estimator, images, n_epochs):
     negatives = choose_negatives(
         estimator.negatives, estimator.n_candidates, estimator.negative_images
     )
+    if negatives == "place" and n == 1:
+        raise ValueError(
+            f"batch_size={estimator.batch_size} with n_samples={len(images)} makes a batch of one "
+            "image, and negatives='place' takes them from other images; pass at least two images "
+            "and a larger batch_size."
+        )
     of_few = {"groups": estimator.negative_images, "image": 1}.get(negatives)
     n = min(n, of_few or n)
     height, width, _ = images.shape

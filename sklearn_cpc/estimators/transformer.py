@@ -99,15 +99,17 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Cut the batch into groups of this many images and tell each target from all others of its
         group, in place of `n_candidates`. A small number makes more of the negatives other places
         of the same image: what a whole image shares, such as a background, is then of little use.
-    negatives : {"auto", "batch", "sampled", "groups", "image", "mixed", "queue", "hard"}, \
-            default="auto"
+    negatives : {"auto", "batch", "sampled", "groups", "image", "place", "mixed", "queue", \
+            "hard"}, default="auto"
         What a target is told from. "batch": all targets of the batch. "sampled": the targets of
         `n_candidates` pairs. "groups": all of `negative_images` images. "image": those of its own
-        image. "mixed": `n_candidates` - 1 drawn for each pair, the share `same_image_fraction` of
-        them from its own image. "queue": as "sampled", and the targets of earlier batches of the
-        pass. "hard": the share `hard_fraction` with the greatest scores of those of "sampled".
-        "queue" and "hard" take all targets of the batch where `n_candidates` is None. The positive
-        is never among the negatives. "auto": "groups", "sampled" or "batch", after which of
+        image. "place": those at its own place of the grid in all other images: what tells places
+        apart, such as the blocks of JPEG files or the shading of a lens, is then of no use.
+        "mixed": `n_candidates` - 1 drawn for each pair, the share `same_image_fraction` of them
+        from its own image. "queue": as "sampled", and the targets of earlier batches of the pass.
+        "hard": the share `hard_fraction` with the greatest scores of those of "sampled". "queue"
+        and "hard" take all targets of the batch where `n_candidates` is None. The positive is never
+        among the negatives. "auto": "groups", "sampled" or "batch", after which of
         `negative_images` and `n_candidates` is a number.
     same_image_fraction : float or None, default=0.75
         See `negatives`. None: all targets of the batch are as likely.

@@ -117,6 +117,8 @@ class ContrastiveHeads(nn.Module):
     def _head(self, z, c, k, W_k, target_map, queue, generator):
         if self.negatives in ("groups", "image"):
             return self._contrast_groups(z, c, k, W_k, target_map)
+        if self.negatives == "place":
+            return self._contrast_places(z, c, k, W_k, target_map)
         if self.negatives == "mixed":
             return self._contrast_mixed(z, c, k, W_k, target_map, generator)
         stored = () if queue is None else (queue.targets(),)
@@ -195,9 +197,21 @@ class ContrastiveHeads(nn.Module):
         shape = (n_groups, n_candidates, latent)
         contexts = c[: n_groups * size, : rows - k].reshape(shape)
         own = z[: n_groups * size, k:].reshape(shape)
+        return self._contrast_within(contexts, own, W_k, target_map)
+
+    def _contrast_places(self, z, c, k, W_k, target_map):
+        """InfoNCE among the targets at one place of all images."""
+        rows = z.shape[1]
+        contexts = c[:, : rows - k].flatten(1, 2).transpose(0, 1)  # (places, batch, latent)
+        own = z[:, k:].flatten(1, 2).transpose(0, 1)
+        return self._contrast_within(contexts, own, W_k, target_map)
+
+    def _contrast_within(self, contexts, own, W_k, target_map):
+        """InfoNCE of contexts and targets, (groups, n, latent), within each group."""
+        n_groups, n_candidates = own.shape[:2]
         z_hat, targets = self._scored(contexts, own, W_k, target_map)
         if self.objective != "infonce" or n_groups * n_candidates**2 > LOGITS_BUDGET:
-            positives = torch.arange(n_candidates, device=z.device)
+            positives = torch.arange(n_candidates, device=own.device)
             groups = [
                 contrast(p, t, positives, objective=self.objective)
                 for p, t in zip(z_hat, targets, strict=True)
@@ -206,7 +220,7 @@ class ContrastiveHeads(nn.Module):
             return loss, accuracy, n_candidates, nce
         with torch.autocast(z_hat.device.type, enabled=False):
             logits = z_hat @ targets.transpose(1, 2)  # (groups, predictions, candidates)
-        positives = torch.arange(n_candidates, device=z.device).expand(n_groups, -1)
+        positives = torch.arange(n_candidates, device=own.device).expand(n_groups, -1)
         loss = F.cross_entropy(logits.flatten(0, 1), positives.flatten())
         accuracy = (logits.detach().argmax(2) == positives).float().mean()
         return loss, accuracy, n_candidates, loss

@@ -7,7 +7,7 @@ from .names import check_name
 
 __all__ = ["NEGATIVES", "OwnNegatives", "TargetQueue", "choose_negatives"]
 
-NEGATIVES = ("auto", "batch", "sampled", "groups", "image", "mixed", "queue", "hard")
+NEGATIVES = ("auto", "batch", "sampled", "groups", "image", "place", "mixed", "queue", "hard")
 
 
 def choose_negatives(negatives, n_candidates, negative_images):

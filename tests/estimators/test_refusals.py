@@ -137,6 +137,16 @@ def test_one_pixel_with_max_epochs_0_does_not_warn():
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (3, 1), (3, 2)])
+def test_batches_of_one_image_with_negatives_of_one_place(n, batch_size):
+    message = (
+        f"batch_size={batch_size} with n_samples={n} makes a batch of one image, and "
+        "negatives='place' takes them from other images; pass at least two images and a larger "
+        "batch_size."
+    )
+    refused(ValueError, message, tiny(batch_size=batch_size, negatives="place"), images(n))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (3, 1), (3, 2)])
 def test_batches_of_one_image_with_a_grid_of_one_row(n, batch_size):
     message = (
         f"batch_size={batch_size} with n_samples={n}: a batch of one image with a grid of 1x4 "

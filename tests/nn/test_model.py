@@ -185,6 +185,27 @@ def test_predict_in_groups_of_images_is_its_slow_twin():
     torch.testing.assert_close(model.predict(z[:4]).losses, output.losses)
 
 
+def test_predict_at_one_place_of_all_images_is_its_slow_twin():
+    model = small_model(asymmetric_grid(), max_steps=2, negatives="place")
+    z = normal(3, 4, 6, 6)
+    output = model.predict(z)
+    expected = reference.predict_places(reference.array(z), model)
+    assert list(expected) == model.heads
+    losses, accuracies = np.transpose(list(expected.values()))
+    np.testing.assert_allclose(output.losses.numpy(), losses, **CLOSE)
+    np.testing.assert_allclose(output.accuracies.numpy(), accuracies, rtol=1e-6)
+    assert output.n_candidates.tolist() == [3] * len(model.heads)
+
+
+def test_what_tells_places_apart_is_of_no_use_with_negatives_of_one_place():
+    """Latents that hold nothing but their place: told apart in the batch, not at one place."""
+    place = normal(4, 6, 6).expand(3, -1, -1, -1)
+    guess = small_model(asymmetric_grid(), negatives="place").predict(place)
+    torch.testing.assert_close(guess.bounds, torch.zeros(len(guess.bounds)), atol=1e-5, rtol=0)
+    others = small_model(asymmetric_grid(), negatives="batch").predict(place)
+    assert (others.losses - others.n_candidates.log()).abs().max() > 0.01
+
+
 def test_forward_is_predict_of_the_latents():
     model = small_model(asymmetric_grid())
     images = random(3, 1, 10, 14)

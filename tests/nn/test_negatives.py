@@ -32,6 +32,7 @@ WAYS = {
     "sampled": {"negatives": "sampled", "n_candidates": 10},
     "groups": {"negatives": "groups", "negative_images": 2},
     "image": {"negatives": "image"},
+    "place": {"negatives": "place"},
     "mixed": {"negatives": "mixed", "n_candidates": 8, "same_image_fraction": 0.5},
     "uniform": {"negatives": "mixed", "n_candidates": 8, "same_image_fraction": None},
     "queue": {"negatives": "queue", "queue_size": 30},
@@ -53,6 +54,7 @@ ways = pytest.mark.parametrize("way", WAYS)
         ("auto", None, 8, "groups"),
         ("batch", 1024, 8, "batch"),
         ("image", None, None, "image"),
+        ("place", 1024, 8, "place"),
         ("queue", None, None, "queue"),
     ],
 )
