@@ -48,8 +48,8 @@ CPC = {
     "patch_stride": 4,
     "transform_stride": 2,
     "directions": ("down", "right"),
-    "negative_images": None,
-    "n_candidates": 1024,
+    # The blocks of JPEG tell places apart, and would be most of what is learned.
+    "negatives": "place",
     "learning_rate": 1e-3,
     # The blocks of JPEG would move with a shifted image and tell images apart.
     "augment": Augmentation(shift=0),
@@ -62,7 +62,7 @@ SETTINGS = {
         "label_counts": (100, 1000, 5000),
         "n_repeats": 1,
         "kmeans_components": (400, 1024),
-        "cpc": CPC | {"max_epochs": 10, "batch_size": 64},
+        "cpc": CPC | {"max_epochs": 18, "batch_size": 64},
     },
     "gpu": {
         "n_train": 50_000,
