@@ -37,24 +37,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
-from sklearn_cpc import CPCTransformer, label_efficiency_curve
+from sklearn_cpc import CPCTransformer, label_efficiency_curve, recipe
 from sklearn_cpc.evaluation import FlattenImages, HogFeatures, PatchKMeans, curve_table
-from sklearn_cpc.nn import Augmentation
 
-CPC = {
-    "n_components": 1024,
-    "encoder": "dictionary",
-    "patch_size": 8,
-    "patch_stride": 4,
-    "transform_stride": 2,
-    "directions": ("down", "right"),
-    # The blocks of JPEG tell places apart, and would be most of what is learned.
-    "negatives": "place",
-    "learning_rate": 1e-3,
-    # The blocks of JPEG would move with a shifted image and tell images apart.
-    "augment": Augmentation(shift=0),
-    "random_state": 0,
-}
 SETTINGS = {
     "cpu": {
         "n_train": 10_000,
@@ -62,7 +47,7 @@ SETTINGS = {
         "label_counts": (100, 1000, 5000),
         "n_repeats": 1,
         "kmeans_components": (400, 1024),
-        "cpc": CPC | {"max_epochs": 18, "batch_size": 64},
+        "cpc": recipe("small-images"),
     },
     "gpu": {
         "n_train": 50_000,
@@ -70,8 +55,12 @@ SETTINGS = {
         "label_counts": (500, 5000, 50_000),
         "n_repeats": 1,
         "kmeans_components": (1024, 4000),
-        "cpc": CPC
-        | {"max_epochs": 100, "batch_size": 256, "directions": ("down", "up", "right", "left")},
+        "cpc": recipe(
+            "small-images",
+            max_epochs=100,
+            batch_size=256,
+            directions=("down", "up", "right", "left"),
+        ),
     },
 }
 
