@@ -49,8 +49,8 @@ SETTINGS = {
         "pretraining": CIFAR10["cpu"]["cpc"],
         # The training stride: fine-tuning costs a third of that at stride 2.
         "features": {"transform_stride": 4, "pooling": "quadrant-means"},
-        FINE_TUNED: {"max_batches": 300},
-        SCRATCH: {"max_batches": 800},
+        FINE_TUNED: {"max_batches": 200},
+        SCRATCH: {"max_batches": 600},
     },
     "gpu": {
         "n_train": 50_000,
