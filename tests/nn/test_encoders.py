@@ -201,8 +201,8 @@ def test_native_width_of_conv():
     [
         (
             "resnet81",
-            "encoder='resnet81' is unknown; it must be one of 'conv', 'dictionary', 'resnet18', 'resnet34', "
-            "'resnet50', 'resnet101', 'resnet161', 'wrn28-2'. Did you mean 'resnet18'?",
+            "encoder='resnet81' is unknown; it must be one of 'conv', 'dictionary', 'resnet18', "
+            "'resnet34', 'resnet50', 'resnet101', 'resnet161', 'wrn28-2'. Did you mean 'resnet18'?",
         ),
         ("Conv", "Did you mean 'conv'?"),
     ],
