@@ -192,7 +192,7 @@ def changed_label(X, y):
         {"data": changed_pixel},
         {"data": changed_label},
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_a_changed_setting_is_measured_anew(digits, counted, tmp_path, change):
     pipe, count = counted
