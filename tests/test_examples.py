@@ -56,7 +56,7 @@ def assert_drawn(path, printed):
 
 
 def test_demo_prints_its_table_and_draws_its_pictures(tmp_path):
-    sizes = ["--n-train", 60, "--n-test", 20, "--epochs", 1, "--repeats", 1]
+    sizes = ["--n-train", 70, "--n-test", 20, "--epochs", 1, "--repeats", 1]
     printed = run_process("examples/plot_label_efficiency.py", *sizes, "--out", tmp_path)
     for name in ("CPCTransformer", "random encoder", "patch k-means", "PCA", "raw pixels"):
         assert f"\n| {name} " in printed

@@ -73,8 +73,8 @@ def label_efficiency_curve(
         The training images of one split are held in memory.
 
     y : array-like of shape (n_samples,)
-        Classes. -1 means unlabelled: such a row serves the transformer steps if it is in the
-        training part, and is neither given to the classifier nor scored.
+        Classes. -1 means unlabelled: such a row serves what learns without labels if it is in
+        the training part; it is given to no other classifier, and not scored.
 
     label_fractions : sequence of float or int, \
             default=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
