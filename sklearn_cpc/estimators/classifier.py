@@ -1,7 +1,6 @@
 """CPCClassifier: a classifier for images of which few are labelled."""
 
 import copy
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError, Str
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from ..evaluation.unlabeled import are_signs, labeled_mask
 from ..nn import AUGMENTATIONS, Augmentation
 from . import inputs
 from .fine_tuning import (
@@ -62,8 +62,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         labelled images from the first to the last layer. It is the supervised baseline.
     unlabeled : int, str or None, default=-1
         Label of images without one; they serve pretraining only. None: every value is a
-        class. Where y holds nothing but -1 and 1, the classical coding of two classes, -1 is a
-        class, with a warning.
+        class. What -1 means in text, and beside 1 alone, the Notes say.
     fine_tune : bool, default=True
         False: the classifier on frozen features is the result.
     max_epochs : int, default=100
@@ -129,6 +128,13 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
 
     Probabilities are scaled by a temperature fitted to the held-out images; without any,
     `temperature_` is 1 and the penalty, chosen by log loss, is all that keeps them modest.
+
+    With `unlabeled=-1`, what counts as unlabelled is as in `IgnoreUnlabeled`: -1 in numbers; "-1"
+    in text, for NumPy turns `["cat", -1]` into `["cat", "-1"]`; either of them in arrays of
+    objects. One coding is ambiguous: a `y` of the numbers -1 and 1 alone is also the old way to
+    write two classes. Where at least half of it is 1 it is taken for that, with a warning, as every
+    other classifier of scikit-learn takes it. Where most of it is -1 a single class is labelled,
+    which is refused.
 
     Features are pooled over patches at the transformer's `transform_stride`. Its default is twice
     as fine as that of pretraining; `transform_stride=patch_stride` fine-tunes up to four times
@@ -240,6 +246,31 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
             self.feature_names_in_ = transformer.feature_names_in_
         return self
 
+    def pretrained(self, X):
+        """A classifier that is pretrained on these images, and is still to learn from labels.
+
+        Its `fit` pretrains no more. So one pretraining serves many fits: on several label subsets,
+        as in `label_efficiency_curve`, or in a search for the best fine-tuning. A fit of it on the
+        same images gives what a fit of this one gives, if `random_state` is an int.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`.
+
+        Returns
+        -------
+        classifier : CPCClassifier
+            Not fitted; a clone with a FrozenEstimator as `transformer`. With `init="random"`
+            there is nothing to pretrain: a mere clone.
+        """
+        self._validate_params()
+        own = clone(self)
+        if self.init == "pretrained":
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            own.transformer = FrozenEstimator(self._start_transformer(X, seed))
+        return own
+
     def predict(self, X):
         """Classes of images.
 
@@ -291,7 +322,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         y = column_or_1d(np.asarray(y))
-        if self.unlabeled is None or self.unlabeled in self.classes_:
+        if self.unlabeled is None or not labeled_rows(self.classes_, self.unlabeled).all():
             return super().score(X, y, sample_weight)
         labeled = labeled_rows(y, self.unlabeled)
         if not labeled.any():
@@ -327,7 +358,8 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
         check_consistent_length(X, y)
         is_labeled = np.ones(len(y), dtype=bool)
-        if self.unlabeled is not None and not _is_binary_code(y, self.unlabeled):
+        way_out = "call it 0 or pass unlabeled=None"
+        if self.unlabeled is not None and not (self.unlabeled == -1 and are_signs(y, way_out)):
             is_labeled = labeled_rows(y, self.unlabeled)
         check_classification_targets(y[is_labeled])
         classes, target = np.unique(y[is_labeled], return_inverse=True)
@@ -424,19 +456,12 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
 
 
 def labeled_rows(y, unlabeled):
-    """Where y is a label; no number is in an array of text, and no text in one of numbers."""
+    """Where y is a label; no number is in an array of text, and no text in one of numbers.
+
+    But scikit-learn's sign for none is -1 or "-1", see `labeled_mask`.
+    """
+    if unlabeled == -1:
+        return np.asarray(labeled_mask(y), dtype=bool)
     if y.dtype.kind != "O" and (y.dtype.kind in "US") != isinstance(unlabeled, str):
         return np.ones(len(y), dtype=bool)
     return np.asarray(y != unlabeled, dtype=bool)
-
-
-def _is_binary_code(y, unlabeled):
-    if unlabeled != -1 or y.dtype.kind not in "if" or not np.array_equal(np.unique(y), [-1, 1]):
-        return False
-    warnings.warn(
-        "y holds nothing but -1 and 1, which is read as two classes; if -1 means unlabelled, label "
-        "an image of another class, and if it is a class, say so by unlabeled=None.",
-        UserWarning,
-        stacklevel=4,
-    )
-    return True

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ..nn import Augmentation, pool
 from ..training import ImageFeed
 from ..training.callbacks import StopRequest
-from ..training.net import _interrupt_after_batch
+from ..training.net import interrupt_after_batch
 
 # Inverse strengths of the penalty that are tried, divided by the number of features.
 C_GRID = (0.1, 0.4, 1.6, 6.3, 25.0, 100.0)
@@ -239,7 +239,7 @@ class FineTuning:
         history = [{"epoch": 0} | self._held_out_scores(held_out)]
         best_epoch, best = 0, self._weights()
         stop = StopRequest()
-        with _interrupt_after_batch(stop):
+        with interrupt_after_batch(stop):
             for epoch in range(1, n_epochs + 1):
                 history.append({"epoch": epoch} | self._one_epoch(train, random_state, stop))
                 if stop.requested:

@@ -53,6 +53,12 @@ def label_efficiency_curve(
     clone fitted on the images of each label subset. :func:`sklearn.model_selection.learning_curve`
     is another thing: it takes away the images together with their labels.
 
+    An estimator or last step whose attribute `unlabeled` is -1, such as a
+    :class:`~sklearn_cpc.CPCClassifier`, learns from unlabelled images too: it is fitted on all
+    training images of the split, with y = -1 outside of the label subset. If it is no Pipeline it
+    has `X_unlabeled` as well, and where it has a method `pretrained(X)`, which returns an
+    estimator that has learned from `X` what it can without labels, that is called once per split.
+
     Parameters
     ----------
     estimator : estimator, dict of str to estimator or list of (str, estimator)
@@ -67,8 +73,8 @@ def label_efficiency_curve(
         The training images of one split are held in memory.
 
     y : array-like of shape (n_samples,)
-        Classes. -1 means unlabelled: such a row serves the transformer steps if it is in the
-        training part, and is neither given to the classifier nor scored.
+        Classes. -1 means unlabelled: such a row serves what learns without labels if it is in
+        the training part; it is given to no other classifier, and not scored.
 
     label_fractions : sequence of float or int, \
             default=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -76,22 +82,26 @@ def label_efficiency_curve(
         they come to less, or numbers of labels (int above 1).
 
     X_unlabeled : array-like of shape (n_unlabeled, ...), default=None
-        More images for the transformer steps, of the kind and dtype of `X`.
+        More images for what learns without labels, of the kind and dtype of `X`.
 
     transductive : bool, default=False
-        True: the transformer steps see the test images too, never their labels. Say so
+        True: what learns without labels sees the test images too, never their labels. Say so
         where you report the scores, which then hold for these test images alone.
 
     label_selection : str, callable or None, default=None
         Which training images are labelled. None: a stratified random choice. "typical",
         "coverage" or "random": what :func:`select_to_label` chooses by a look at the transformed
-        training images, without their labels. A callable `f(Z, n_labels, random_state)` returns
-        the row numbers of `n_labels` images in the order in which they are to be labelled. The
-        subsets are as large as without it, and nested; one in which there is a single class
-        scores what predicting that class scores. Repeats differ by `random_state` alone.
+        training images, without their labels. A callable has the parameters of that function,
+        `f(Z, n_labels, already_labeled=indices, random_state=random_state)`, and returns the
+        row numbers of `n_labels` more images; it is called for the smallest subset first, then for
+        what each larger one has more. The subsets are as large as without it, and nested; one in
+        which there is a single class scores what predicting that class scores. Repeats differ by
+        `random_state` alone.
 
     groups : array-like of shape (n_samples,), default=None
-        Handed to `cv`.
+        The group of each row, such as the patient. No group is in both parts of a split, and
+        the training images of a group are labelled together or not at all. Cannot be
+        combined with `label_selection`, which chooses single images.
 
     cv : int, cross-validator or iterable of (train, test), default=5
         The outer splits, as in :class:`LabelFractionSplit`.
@@ -136,7 +146,7 @@ def label_efficiency_curve(
         label_fractions : ndarray of shape (n_fractions,)
             As asked for; of a number of labels its mean share of the labelled training images.
         n_labels : ndarray of shape (n_splits, n_fractions)
-            How many labels were used.
+            How many labels were used; with `groups`, the mean over the repeats, rounded.
         scores : ndarray of shape (n_fractions, n_splits, n_repeats)
             Test scores.
         mean, std : ndarray of shape (n_fractions,)
@@ -145,7 +155,8 @@ def label_efficiency_curve(
             Seconds for the classifier.
         transform_fit_times, transform_times : ndarray of shape (n_splits,)
             Seconds to fit the transformer steps and transform the training images, and to
-            transform the test images.
+            transform the test images. Seconds of `pretrained`, and 0, where there are no such
+            steps.
         n_train, n_test : ndarray of shape (n_splits,)
             Training images, labelled or not, and labelled test images of each split.
         n_unlabeled : int
@@ -161,9 +172,9 @@ def label_efficiency_curve(
     ------
     ValueError, TypeError
         If `X_unlabeled` does not match `X`, `scoring` holds several scorers, an estimator has no
-        classifier at its end, `label_selection` returns other than asked for, an estimator
-        cannot be told from others in the `cache`, or a parameter of :class:`LabelFractionSplit`
-        is out of its bounds.
+        classifier at its end, `label_selection` returns other than asked for or meets `groups`,
+        an estimator cannot be told from others in the `cache`, or a parameter of
+        :class:`LabelFractionSplit` is out of its bounds.
 
     ImportError
         If `progress` is asked for and tqdm is not installed.
@@ -199,6 +210,11 @@ def label_efficiency_curve(
     X, y, groups = indexable(X, y, groups)
     y = check_labels(y)
     check_unlabeled(X, X_unlabeled)
+    if groups is not None and label_selection is not None:
+        raise ValueError(
+            f"label_selection={label_selection!r} chooses single rows, groups label whole groups: "
+            "pass label_selection=None, or no groups."
+        )
     seed = drawn_seed(random_state)
     splitter = LabelFractionSplit(label_fractions, cv=cv, n_repeats=n_repeats, random_state=seed)
     estimators = named_estimators(estimator)
@@ -250,7 +266,8 @@ def _collect(name, results, splits, label_fractions, X_unlabeled, study):
     tables = np.stack([table for table, _ in results])
     scores, fit_times, score_times = tables.transpose(3, 2, 0, 1)  # (fractions, splits, repeats)
     transform_fit_times, transform_times = np.array([times for _, times in results]).T
-    n_labels = np.array([[len(rows) for rows in subsets[0]] for _, _, subsets in splits])
+    sizes = [[[len(rows) for rows in repeat] for repeat in subsets] for _, _, subsets in splits]
+    n_labels = np.rint(np.mean(sizes, axis=1)).astype(int)
     y = study.y
     return Bunch(
         name=name,

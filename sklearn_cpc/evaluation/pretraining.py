@@ -72,7 +72,7 @@ def pretraining_curve(
         More images to pretrain on, of the kind and dtype of `X`.
 
     groups : array-like of shape (n_samples,), default=None
-        Handed to `cv`.
+        The group of each row, as in :func:`label_efficiency_curve`.
 
     cv : int, cross-validator or iterable of (train, test), default=5
         The outer splits, as in :class:`LabelFractionSplit`.

@@ -1,23 +1,22 @@
 """One split of a study: an encoder fitted once without labels, classifiers on few labels."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from time import perf_counter
 
 import joblib
 import numpy as np
 from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples
 
 from ._optional import import_optional
 from .cache import ResultStore, hash_arrays, hash_setting, versions
-from .splits import labeled_mask
-
-SELECTIONS = ("typical", "coverage", "random")
+from .selection import METHODS, classifier_for, selected_label_subsets
 
 
 class _Identity(TransformerMixin, BaseEstimator):
@@ -111,11 +110,19 @@ class Study:
             bar.update(1 + n_cells)
             return done
         transformer, classifier = split_steps(estimator)
-        Z_train, Z_test, times = self._encode(key, transformer, train, test, X_unlabeled)
+        if transformer is None and takes_unlabeled(classifier):
+            classifier, Z_train, Z_test, times = self._pretrain(
+                key, classifier, train, test, X_unlabeled
+            )
+        else:
+            Z_train, Z_test, times = self._encode(key, transformer, train, test, X_unlabeled)
         bar.update(1)
         y_train, y_test = self.y[train], self.y[test]
         if self.label_selection is not None:
-            subsets = self._select(Z_train, y_train, subsets, seeds)
+            # Of the same sizes, chosen by a look at the features.
+            n_labels = [len(rows) for rows in subsets[0]]
+            Z, method = _safe_indexing(Z_train, slice(0, len(train))), self.label_selection
+            subsets = [selected_label_subsets(Z, y_train, n_labels, method, seed) for seed in seeds]
         done = self._fit_all(key, classifier, Z_train, y_train, Z_test, y_test, subsets, bar), times
         self.store.save(key, done)
         self.store.drop(key)
@@ -146,29 +153,21 @@ class Study:
         self.store.save(f"{key}/features", features)
         return features
 
-    def _select(self, Z_train, y_train, subsets, seeds):
-        """Label subsets of the same sizes, chosen by a look at the features."""
-        labeled = np.flatnonzero(labeled_mask(y_train))
-        Z, y = _safe_indexing(Z_train, labeled), y_train[labeled]
-        n_labels = [len(rows) for rows in subsets[0]]
-        return [
-            [np.sort(labeled[rows]) for rows in self._selected(Z, y, n_labels, seed)]
-            for seed in seeds
-        ]
-
-    def _selected(self, Z, y, n_labels, seed):
-        if not callable(self.label_selection):
-            from .selection import selected_label_subsets
-
-            return selected_label_subsets(Z, y, n_labels, self.label_selection, seed)
-        order = np.asarray(self.label_selection(Z, max(n_labels), seed))
-        if len(np.unique(order)) != max(n_labels) or len(order) != max(n_labels):
-            raise ValueError(
-                f"label_selection={self.label_selection!r}: returned {len(order)} rows, "
-                f"{len(np.unique(order))} of them different; it must return n_labels="
-                f"{max(n_labels)} different rows of Z, the first to be labelled first."
-            )
-        return [order[:n] for n in n_labels]
+    def _pretrain(self, key, classifier, train, test, X_unlabeled):
+        """The classifier that has learned what it learns without labels, if it can do that apart,
+        and the images to fit and to score it on."""
+        X_train, X_test = _safe_indexing(self.X, train), _safe_indexing(self.X, test)
+        parts = [X_train, X_test if self.transductive else None, X_unlabeled]
+        X_train = _concatenate(parts, self.caller)
+        if not hasattr(classifier, "pretrained"):
+            return classifier, X_train, X_test, (0.0, 0.0)
+        if (kept := self.store.load(f"{key}/pretrained")) is None:
+            self.store.drop(key)
+            start = perf_counter()
+            classifier = clone(classifier).pretrained(X_train)
+            kept = classifier, perf_counter() - start
+            self.store.save(f"{key}/pretrained", kept)
+        return kept[0], X_train, X_test, (kept[1], 0.0)
 
     def _fit_all(self, key, classifier, Z_train, y_train, Z_test, y_test, subsets, bar):
         """A fit on every different label subset: those of the cache, and the rest in parallel."""
@@ -203,10 +202,10 @@ class Study:
 def _checked_selection(label_selection):
     """Refused before the encoder is fitted, not after."""
     is_known = label_selection is None or callable(label_selection)
-    if not is_known and label_selection not in SELECTIONS:
+    if not is_known and label_selection not in list(METHODS):
         raise ValueError(
-            f"label_selection={label_selection!r}: must be one of {SELECTIONS}, a callable or None "
-            "for a stratified random choice."
+            f"label_selection={label_selection!r}: must be one of {list(METHODS)}, a callable with "
+            "the parameters of select_to_label, or None for a stratified random choice."
         )
     return label_selection
 
@@ -232,12 +231,29 @@ def _fit_transform(transformer, X, caller):
 def _fit_and_score(name, classifier, scorer, Z_train, y_train, rows, Z_test, y_test):
     start = perf_counter()
     labels = y_train[rows]
-    if len(np.unique(labels)) == 1:  # what many classifiers refuse; only `label_selection` does it
-        classifier = DummyClassifier(strategy="most_frequent")
-    classifier.fit(_safe_indexing(Z_train, rows), labels)
+    classifier = classifier_for(labels, classifier)
+    if takes_unlabeled(classifier):
+        classifier.fit(Z_train, _labels_of_all(_num_samples(Z_train), rows, labels))
+    else:
+        classifier.fit(_safe_indexing(Z_train, rows), labels)
     middle = perf_counter()
     score = scorer(classifier, Z_test, y_test)
     return name, (score, middle - start, perf_counter() - middle)
+
+
+def takes_unlabeled(classifier):
+    """Whether it says by an attribute that rows of y = -1 are unlabelled images to learn from."""
+    sign = getattr(classifier, "unlabeled", None)
+    return isinstance(sign, Integral) and sign == -1
+
+
+def _labels_of_all(n_rows, rows, labels):
+    """The labels of these rows, and the sign for none everywhere else."""
+    kind = labels.dtype.kind
+    sign = np.array("-1", kind) if kind in "US" else np.array(-1)
+    everywhere = np.full(n_rows, sign, np.result_type(labels, sign))
+    everywhere[rows] = labels
+    return everywhere
 
 
 def _concatenate(parts, caller):

@@ -42,6 +42,32 @@ def labeled_mask(y):
     return y != -1
 
 
+def are_signs(y, otherwise):
+    """Whether y codes two classes by the numbers -1 and 1; warns if so, called from a `fit` or
+    what that calls.
+
+    A y of these alone, at least half of it 1, is taken for that: scikit-learn's estimator checks
+    fit such a y, half of it -1, and exempt semi-supervised classifiers by name, their own only.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+    otherwise : str
+        What to do about a class that is called -1.
+    """
+    is_number = y.dtype.kind in "if"
+    if not is_number or not np.array_equal(np.unique(y), [-1, 1]) or 2 * np.sum(y == 1) < len(y):
+        return False
+    warnings.warn(
+        "y holds -1 and 1 alone, and at least as often 1: it is taken for two classes, both "
+        "labelled. If -1 means unlabelled, label rows of another class; if it is a class, "
+        f"{otherwise}.",
+        UserWarning,
+        stacklevel=4,
+    )
+    return True
+
+
 def _estimator_has(method):
     def check(self):
         getattr(getattr(self, "estimator_", self.estimator), method)
@@ -90,9 +116,9 @@ class IgnoreUnlabeled(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     mix numbers with text they refuse, so write "-1" there.
 
     One coding is ambiguous: a `y` of the numbers -1 and 1 alone is also the old way to write two
-    classes. Where at least half of it is 1 it is taken for that, with a warning, as every other
-    classifier of scikit-learn takes it. Where most of it is -1 a single class is labelled, which
-    is refused.
+    classes. Where at least half of it is 1 it is taken for that, with a warning, as every
+    other classifier of scikit-learn takes it. Where most of it is -1 a single class is labelled,
+    which is refused.
 
     Parameters of `fit`, such as `sample_weight`, go to `estimator`; what has one entry per row is
     cut to the labelled rows. With metadata routing they go where they were requested, as in
@@ -168,18 +194,11 @@ class IgnoreUnlabeled(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 "needed; label some rows."
             )
         check_classification_targets(y[labeled])
+        if are_signs(y, "call it 0"):
+            return y, np.ones(len(y), dtype=bool)
         classes = np.unique(y[labeled])
         if len(classes) > 1:
             return y, labeled
-        if _are_signs(y, labeled):
-            warnings.warn(
-                "y holds -1 and 1 alone, and at least as often 1: it is taken for two classes, "
-                "both labelled. If -1 means unlabelled, label rows of another class; if it is a "
-                "class, call it 0.",
-                UserWarning,
-                stacklevel=3,
-            )
-            return y, np.ones(len(y), dtype=bool)
         raise ValueError(
             f"y has 1 class, {classes.tolist()}, beside {np.sum(~labeled)} unlabelled rows (-1): "
             "labels of at least 2 classes are needed; label rows of another class, or rename a "
@@ -325,16 +344,6 @@ class IgnoreUnlabeled(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
             tags.classifier_tags = inner.classifier_tags
             tags.classifier_tags.multi_label = False
         return tags
-
-
-def _are_signs(y, labeled):
-    """Whether y of one class beside -1 is rather a coding of two classes by their signs.
-
-    scikit-learn's estimator checks fit such a y, half of it -1, and exempt semi-supervised
-    classifiers by name, their own only.
-    """
-    is_number = y.dtype.kind in "if"
-    return is_number and set(np.unique(y)) == {-1, 1} and 2 * labeled.sum() >= len(y)
 
 
 def _labeled_part(X, y, params):

@@ -23,7 +23,7 @@ from .callbacks import (
 )
 from .feed import TrainingBatches
 
-__all__ = ["CPCNet", "TrainingSettings", "train"]
+__all__ = ["CPCNet", "TrainingSettings", "interrupt_after_batch", "train"]
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
@@ -191,7 +191,7 @@ def train(net, feed, settings):
         group["lr"] = net.lr  # an earlier training has left it at the end of its cosine
     net.notify("on_train_begin")
     try:
-        with _interrupt_after_batch(stop):
+        with interrupt_after_batch(stop):
             net.fit_loop(feed, epochs=settings.n_epochs)
     except KeyboardInterrupt:
         _close_epoch(net)
@@ -222,7 +222,7 @@ def _check_features(net, feed):
 
 
 @contextmanager
-def _interrupt_after_batch(stop):
+def interrupt_after_batch(stop):
     """Turn the first Ctrl-C into a request; a second one acts at once."""
     previous = signal.getsignal(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()

@@ -15,7 +15,12 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sklearn_cpc import CPCClassifier, CPCTransformer
+from sklearn_cpc import (
+    CPCClassifier,
+    CPCTransformer,
+    LabelFractionSplit,
+    label_efficiency_curve,
+)
 from sklearn_cpc.estimators import classifier as module
 from sklearn_cpc.estimators import fine_tuning
 from sklearn_cpc.estimators.fine_tuning import FineTuning
@@ -75,6 +80,42 @@ def test_an_unfitted_transformer_is_cloned_and_fitted_on_all_images():
     assert same(weights(model.transformer_), weights(CPC))
     fewer = small(given, fine_tune=False).fit(X[:40], y[:40])
     assert not same(weights(model.transformer_), weights(fewer.transformer_))
+
+
+@pytest.mark.parametrize("given", [tiny(), tiny(random_state=None), CPC, FrozenEstimator(CPC)])
+def test_pretraining_apart_gives_what_one_fit_gives(given):
+    whole = small(given).fit(X, PARTLY)
+    apart = small(given).pretrained(X)
+    assert not hasattr(apart, "classes_")
+    own = clone(apart).fit(X, PARTLY)
+    np.testing.assert_array_equal(own.coef_, whole.coef_)
+    assert own.transformer.estimator is apart.transformer.estimator is not CPC
+
+
+def test_from_scratch_there_is_nothing_to_pretrain(monkeypatch):
+    monkeypatch.setattr(CPCTransformer, "fit", None)
+    assert small(init="random").pretrained(X).init == "random"
+
+
+def test_a_curve_pretrains_once_per_split_on_all_its_images(monkeypatch):
+    pretrained, fit = [], CPCTransformer.fit
+
+    def noted(self, X, y=None):
+        pretrained.append(len(X))
+        return fit(self, X)
+
+    monkeypatch.setattr(CPCTransformer, "fit", noted)
+    params = {"label_fractions": (8, 16), "cv": 2, "n_repeats": 2, "random_state": 0}
+    curve = label_efficiency_curve(small(tiny(), max_epochs=1), X, y, **params)
+    assert pretrained == [30, 30]
+    assert curve.scores.shape == (2, 2, 2)
+    train, test, subsets = next(
+        LabelFractionSplit((8, 16), cv=2, n_repeats=2, random_state=0).nested_splits(X, y)
+    )
+    labels = np.full(30, -1)
+    labels[subsets[1][0]] = y[train][subsets[1][0]]
+    alone = small(tiny(), max_epochs=1).fit(X[train], labels)
+    assert curve.scores[0, 0, 1] == alone.score(X[test], y[test])
 
 
 def test_without_a_transformer_there_is_the_default_one(monkeypatch):
@@ -304,7 +345,9 @@ def test_labels_may_be_text_or_objects_with_a_sign_for_none():
     mixed = names.astype(object)
     mixed[40:] = -1
     empty = np.where(PARTLY == -1, "", names)
-    for labels, unlabeled in ((mixed, -1), (empty, ""), (PARTLY.astype(float), -1)):
+    text = np.where(PARTLY == -1, "-1", names)  # what NumPy makes of a list of texts and -1
+    given = (mixed, -1), (empty, ""), (PARTLY.astype(float), -1), (text, -1), (text, "-1")
+    for labels, unlabeled in given:
         model = small(unlabeled=unlabeled).fit(X, labels)
         np.testing.assert_array_equal(model.coef_, expected.coef_)
     assert small().fit(X, names).classes_.tolist() == ["less", "more"]
@@ -313,12 +356,17 @@ def test_labels_may_be_text_or_objects_with_a_sign_for_none():
 
 def test_minus_one_and_one_alone_are_two_classes_with_a_warning():
     signs = 2 * y - 1
-    with pytest.warns(UserWarning, match=r"-1 and 1, which is read as two classes.*unlabeled=None"):
+    with pytest.warns(UserWarning, match=r"y holds -1 and 1 alone, .* pass unlabeled=None\."):
         model = small().fit(X, signs)
     assert model.classes_.tolist() == [-1, 1]
     assert model.score(X, signs) == np.mean(model.predict(X) == signs)
     quiet = small(unlabeled=None).fit(X, signs)
     np.testing.assert_array_equal(model.coef_, quiet.coef_)
+
+
+def test_more_of_minus_one_than_of_one_is_a_single_class():
+    with pytest.raises(ValueError, match=r"y has 1 class in 29 labelled images \(-1 means unlab"):
+        small().fit(X, np.where(np.arange(60) < 29, 1, -1))
 
 
 def test_score_leaves_out_what_is_unlabelled():

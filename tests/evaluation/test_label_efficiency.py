@@ -32,6 +32,20 @@ def digits():
     return X[:300], y[:300]
 
 
+def test_images_of_a_group_are_labelled_together():
+    X, y = numbered_images(120, shape=(1, 1, 1))
+    groups = np.repeat(np.arange(20), [2, 10] * 10)
+    fits = []
+    curve = label_efficiency_curve(
+        FitRecorder(fits), X, y, label_fractions=(0.3,), groups=groups, cv=2, random_state=0
+    )
+    for rows, _ in fits:
+        assert sorted(rows) == np.flatnonzero(np.isin(groups, groups[rows])).tolist()
+    sizes = np.array([len(rows) for rows, _ in fits]).reshape(2, 3)
+    assert np.ptp(sizes, axis=1).min() > 1
+    assert_array_equal(curve.n_labels[:, 0], np.rint(sizes.mean(axis=1)))
+
+
 def test_encoder_is_fitted_once_per_split_and_transforms_each_part_once():
     """What the whole curve costs beside five pretrainings: classifiers, and nothing else."""
     X, y = numbered_images(1797, shape=(1, 1, 1))

@@ -20,10 +20,24 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_cpc.evaluation import label_efficiency_curve
+from sklearn_cpc.evaluation import (
+    LabelFractionSplit,
+    label_efficiency_curve,
+    selected_label_subsets,
+)
 from sklearn_cpc.evaluation.cache import ResultStore, hash_setting
+from sklearn_cpc.evaluation.study import _labels_of_all
+from sklearn_cpc.evaluation.unlabeled import labeled_mask
 
-from .toys import CountedNB, CountedPCA, FitRecorder, n_files, numbered_images
+from .toys import (
+    CountedNB,
+    CountedPCA,
+    FitRecorder,
+    leave_a_file,
+    n_files,
+    numbered_images,
+    row_ids,
+)
 
 PARAMS = {"label_fractions": (0.2, 0.5, 1.0), "cv": 2, "n_repeats": 2, "random_state": 0}
 N_FITS = 2 * (2 + 2 + 1)  # the whole training part is one subset, not two
@@ -172,13 +186,13 @@ def changed_label(X, y):
         {"n_repeats": 3},
         {"label_fractions": (0.2, 0.6, 1.0)},
         {"X_unlabeled": np.ones((2, 64))},
-        {"label_selection": lambda Z, n_labels, random_state: np.arange(n_labels)},
+        {"label_selection": "random"},
         {"estimator": {"countednb__var_smoothing": 0.1}},
         {"estimator": {"countedpca__n_components": 6}},
         {"data": changed_pixel},
         {"data": changed_label},
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_a_changed_setting_is_measured_anew(digits, counted, tmp_path, change):
     pipe, count = counted
@@ -338,12 +352,14 @@ def joblib_copy(thing):
 # Chosen labels
 
 
-def by_first_feature(Z, n_labels, random_state):
-    return np.argsort(Z.reshape(len(Z), -1)[:, 0])[:n_labels]
+def by_first_feature(Z, n_labels, already_labeled, random_state):
+    order = np.argsort(Z[:, 0])
+    return order[~np.isin(order, already_labeled)][:n_labels]
 
 
-def test_chosen_labels_are_prefixes_of_the_order(tmp_path):
+def test_chosen_labels_are_prefixes_of_the_order():
     X, y = numbered_images(60, shape=(1,))
+    X = X.reshape(60, 1)
     y = np.where(np.arange(60) % 3 == 0, -1, y)
     fits = []
     curve = label_efficiency_curve(
@@ -367,7 +383,7 @@ def test_chosen_labels_are_prefixes_of_the_order(tmp_path):
 def test_selection_gets_a_seed_for_each_split_and_repeat(digits):
     seeds = []
 
-    def noted(Z, n_labels, random_state):
+    def noted(Z, n_labels, already_labeled, random_state):
         seeds.append(random_state)
         return np.random.RandomState(random_state).permutation(len(Z))[:n_labels]
 
@@ -380,6 +396,52 @@ def test_selection_gets_a_seed_for_each_split_and_repeat(digits):
         )
     assert len(set(seeds[:4])) == 4
     assert seeds[:4] == seeds[4:]
+
+
+@pytest.mark.parametrize("method", ["typical", "coverage", "random"])
+def test_the_rows_are_those_of_selected_label_subsets(digits, method):
+    """The whole way, from images to the rows that reach the classifier."""
+    X, y = digits[0].copy(), np.where(np.arange(300) % 5 == 0, -1, digits[1])
+    X[:, 0] = np.arange(300)  # the name of the row, beside which no other pixel counts for PCA
+    train, test = np.arange(200), np.arange(200, 300)
+    fits = []
+    label_efficiency_curve(
+        make_pipeline(pca := PCA(1, random_state=0), FitRecorder(fits)),
+        X,
+        y,
+        label_fractions=(12, 40, 1.0),
+        label_selection=method,
+        cv=[(train, test)],
+        n_repeats=2,
+        random_state=3,
+    )
+    Z = pca.fit_transform(X[train])
+    seeds = np.random.RandomState([3, 0]).randint(np.iinfo(np.int32).max, size=2)
+    expected = [selected_label_subsets(Z, y[train], [12, 40, 160], method, s) for s in seeds]
+    expected = [rows for repeat in expected for rows in repeat][:5]  # the sixth is the third again
+    assert len(fits) == 5
+    for rows, (_, labels) in zip(expected, fits, strict=True):
+        assert_array_equal(labels, y[rows])
+    assert method == "random" or set(expected[0]) != set(expected[3])
+
+
+@pytest.mark.parametrize("method", ["typical", "coverage", "random"])
+def test_chosen_labels_are_scored(digits, method):
+    curve = label_efficiency_curve(
+        make_pipeline(PCA(10, random_state=0), GaussianNB()),
+        *digits,
+        label_selection=method,
+        **PARAMS,
+    )
+    assert curve.n_labels[0].tolist() == [30, 75, 150]
+    assert 0.3 < curve.mean[0] < curve.mean[2]
+
+
+def test_chosen_labels_and_groups_are_refused(digits):
+    with pytest.raises(ValueError, match="label_selection='typical' chooses single rows, groups"):
+        label_efficiency_curve(
+            GaussianNB(), *digits, label_selection="typical", groups=np.arange(300) // 3
+        )
 
 
 def test_a_subset_of_one_class_scores_what_its_class_scores():
@@ -398,24 +460,136 @@ def test_a_subset_of_one_class_scores_what_its_class_scores():
     assert curve.mean[1] > 0.9
 
 
-@pytest.mark.parametrize(
-    ("order", "said"), [([0, 0, 1, 2], "4 rows, 3 of them different"), ([0, 1], "2 rows, 2 of")]
-)
-def test_selection_must_return_as_many_rows_as_asked_for(digits, order, said):
-    with pytest.raises(ValueError, match=f"returned {said}.*n_labels=10 different rows"):
+def test_selection_must_return_as_many_rows_as_asked_for(digits):
+    with pytest.raises(ValueError, match="must return as many different ones as asked for"):
         label_efficiency_curve(
             GaussianNB(),
             *digits,
-            label_selection=lambda Z, n_labels, random_state: order,
+            label_selection=lambda Z, n_labels, already_labeled, random_state: [0, 0, 1],
             **PARAMS | {"label_fractions": (10,)},
         )
 
 
 def test_an_unknown_selection_is_refused_before_any_fit(digits):
     fits = []
-    with pytest.raises(ValueError, match=r"label_selection='atypical': must be one of \('typical'"):
+    with pytest.raises(ValueError, match=r"label_selection='atypical': must be one of \['typical'"):
         label_efficiency_curve(FitRecorder(fits), *digits, label_selection="atypical")
     assert fits == []
+
+
+# What learns without labels by itself
+
+
+class SemiSupervised(FitRecorder):
+    """Takes y = -1, and is pretrained apart."""
+
+    unlabeled = -1
+
+    def __init__(self, log=None, pretrainings=None, n_pretrained=None):
+        super().__init__(log)
+        self.pretrainings = pretrainings
+        self.n_pretrained = n_pretrained
+
+    def pretrained(self, X):
+        self.pretrainings.append(row_ids(X))
+        return SemiSupervised(self.log, self.pretrainings, len(X))
+
+    def score(self, X, y):
+        super().score(X, y)
+        return float(self.n_pretrained)
+
+    def __sklearn_clone__(self):
+        return SemiSupervised(self.log, self.pretrainings, self.n_pretrained)
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+def test_semi_supervised_estimators_see_all_images_and_the_labels_of_the_subset(transductive):
+    X, y = numbered_images(60, shape=(2, 2))
+    y = np.where(np.arange(60) % 6 == 0, -1, y)
+    fits, pretrainings = [], []
+    splitter = LabelFractionSplit(PARAMS["label_fractions"], cv=2, n_repeats=2, random_state=0)
+    curve = label_efficiency_curve(
+        SemiSupervised(fits, pretrainings),
+        X,
+        y,
+        X_unlabeled=X[:5] + 1000,
+        transductive=transductive,
+        **PARAMS,
+    )
+    assert len(pretrainings) == 2
+    assert (curve.scores == len(pretrainings[0])).all()
+    assert (curve.transform_fit_times > 0).all()
+    assert (curve.transform_times == 0).all()
+    fits = iter(fits)
+    for images, (train, test, subsets) in zip(
+        pretrainings, splitter.nested_splits(X, y), strict=True
+    ):
+        n_test = len(test) if transductive else 0
+        assert images == [*train, *test[:n_test], *range(1000, 1005)]
+        for rows in [*subsets[0], *subsets[1][:2]]:
+            seen, labels = next(fits)
+            assert seen == images
+            assert_array_equal(np.flatnonzero(labels != -1), rows)
+            assert_array_equal(labels[rows], y[train][rows])
+    assert next(fits, None) is None
+
+
+def test_a_semi_supervised_last_step_sees_the_features_of_all_training_images():
+    X, y = numbered_images(60, shape=(1,))
+    fits = []
+    pipe = make_pipeline(FunctionTransformer(np.negative), SemiSupervised(fits, [], 0))
+    label_efficiency_curve(pipe, X, y, X_unlabeled=X + 1000, **PARAMS)
+    assert {len(rows) for rows, _ in fits} == {30}
+    assert sorted({np.sum(labels != -1) for _, labels in fits}) == [6, 15, 30]
+
+
+def test_without_the_sign_an_estimator_sees_the_label_subset_alone():
+    X, y = numbered_images(60, shape=(1,))
+    for sign in (None, "", 7, True):
+        fits = []
+        estimator = SemiSupervised(fits, [], 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SemiSupervised, "unlabeled", sign)
+            label_efficiency_curve(estimator, X, y, **PARAMS)
+        assert sorted({len(rows) for rows, _ in fits}) == [6, 15, 30]
+
+
+@pytest.mark.parametrize(
+    "classes", [np.array(["a", "b"]), np.array([b"a", b"b"]), np.array(["a", 2], object)]
+)
+def test_the_sign_for_none_is_that_of_the_kind_of_labels(classes):
+    labels = _labels_of_all(4, np.array([1, 3]), classes)
+    assert_array_equal(labels[[1, 3]], classes)
+    assert_array_equal(labeled_mask(labels), [False, True, False, True])
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+def test_the_sign_for_none_fits_among_the_labels(dtype):
+    labels = _labels_of_all(4, np.array([1, 3]), np.array([0, 1], dtype))
+    assert_array_equal(labels, [-1, 0, -1, 1])
+
+
+def test_a_semi_supervised_study_goes_on_without_another_pretraining(tmp_path):
+    X, y = numbered_images(60, shape=(1,))
+    X = X.reshape(60, 1)
+    limit = tmp_path / "limit"
+    limit.write_text("3")
+    estimator = StoredSemiSupervised(str(tmp_path))
+    params = PARAMS | {"cache": tmp_path / "cache"}
+    with pytest.raises(InterruptedError):
+        label_efficiency_curve(estimator, X, y, **params)
+    limit.unlink()
+    label_efficiency_curve(estimator, X, y, **params)
+    assert n_files(tmp_path, "encoder") == 2
+    assert n_files(tmp_path, "classifier") == N_FITS
+
+
+class StoredSemiSupervised(CountedNB):
+    unlabeled = -1
+
+    def pretrained(self, X):
+        leave_a_file(self.folder, "encoder")
+        return clone(self)
 
 
 # The bar
