@@ -2,6 +2,7 @@
 
     python benchmarks/cifar10.py ARCHIVE --setting cpu
     python benchmarks/cifar10.py ARCHIVE --setting gpu
+    python benchmarks/cifar10.py ARCHIVE --choose --epochs 5 --only CPC
 
 ARCHIVE is a tar file with train/<class>/*.jpg and test/<class>/*.jpg. The "cpu" setting pretrains
 on 10,000 training images for at most 15 minutes and classifies 5,000 test images; the "gpu"
@@ -195,7 +196,7 @@ def environment():
     }
 
 
-def main():
+def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("archive", type=Path)
     parser.add_argument("--setting", choices=SETTINGS, default="cpu")
@@ -205,40 +206,47 @@ def main():
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("auto", "bf16", "float32"))
+    parser.add_argument("--transform-stride", type=int, help="instead of the setting's")
+    parser.add_argument("--only", default="", help="features whose name begins like this")
+    parser.add_argument("--save", type=Path, help="where to write the pretrained transformer")
+    parser.add_argument("--model", type=Path, help="what --save wrote, of the same seed")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "cifar10.jsonl"
     )
-    parser.add_argument("--save", type=Path, help="safetensors file for the transformer")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    threadpool_limits(options.threads)
-    setting = SETTINGS[options.setting]
-    X, y, train, test = draw_images(
-        options.archive, setting["n_train"], setting["n_test"], options.seed, options.choose
-    )
+    return parser.parse_args()
+
+
+def pretrained(options, setting, X):
+    """The transformer, and the settings it was asked for."""
     settings = setting["cpc"] | {"random_state": options.seed}
     settings["precision"] = options.precision or ("bf16" if has_native_bf16() else "float32")
     if options.epochs is not None:
         settings["max_epochs"] = options.epochs
-    cpc = CPCTransformer(**settings, verbose=1)
-    start = time.perf_counter()
-    cpc.fit(X[train])
-    seconds = time.perf_counter() - start
+    if options.transform_stride is not None:
+        settings["transform_stride"] = options.transform_stride
+    if options.model:
+        cpc = CPCTransformer.load(options.model)
+        return cpc.set_params(transform_stride=settings["transform_stride"]), settings
+    cpc = CPCTransformer(**settings, verbose=1).fit(X)
     if options.save:
         cpc.save(options.save)
-    untrained = clone(cpc).set_params(max_epochs=0, verbose=0).fit(X[train])
+    return cpc, settings
+
+
+def describe(cpc, settings, options, X):
+    """The row of the run: what was done, how fast, and on what."""
     rate = np.median([epoch["images_per_second"] for epoch in cpc.history_])
     achieved = rate * count_flops(cpc, X[: settings["batch_size"]])
     ceiling = product_rate(cpc.net_.precision, cpc.net_.device)
-    run = {
+    return {
         "what": "run",
         "setting": options.setting,
         "scored_on": "held-out training images" if options.choose else "test images",
         "seed": options.seed,
         "threads": options.threads,
         "cpc": settings,
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(epoch["seconds"] for epoch in cpc.history_), 1),
         "images_per_second": round(float(rate), 1),
         "gflops": round(achieved / 1e9, 1),
         "mm_gflops": round(ceiling / 1e9, 1),
@@ -247,33 +255,51 @@ def main():
         "date": time.strftime("%Y-%m-%d"),
         **environment(),
     }
+
+
+def measure(steps, X, y, split, setting, seed):
+    """The curve of one set of features."""
+    return label_efficiency_curve(
+        make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200)),
+        X,
+        y,
+        label_fractions=setting["label_counts"],
+        cv=[split],
+        n_repeats=setting["n_repeats"],
+        random_state=seed,
+    )
+
+
+def main():
+    options = parse()
+    torch.set_num_threads(options.threads)
+    threadpool_limits(options.threads)
+    setting = SETTINGS[options.setting]
+    X, y, train, test = draw_images(
+        options.archive, setting["n_train"], setting["n_test"], options.seed, options.choose
+    )
+    cpc, settings = pretrained(options, setting, X[train])
+    untrained = clone(cpc).set_params(max_epochs=0, verbose=0).fit(X[train])
+    run = describe(cpc, settings, options, X)
     print(
-        f"\nPretraining: {seconds / 60:.1f} minutes, {rate:.0f} images/s, "
-        f"{run['gflops']:.0f} GFLOP/s, which is {run['share_of_mm']:.2f} of the "
+        f"\nPretraining: {run['seconds'] / 60:.1f} minutes, "
+        f"{run['images_per_second']:.0f} images/s, {run['gflops']:.0f} GFLOP/s, which is {run['share_of_mm']:.2f} of the "
         f"{run['mm_gflops']:.0f} GFLOP/s of torch.mm in {cpc.net_.precision}\n"
     )
-    curves = {}
-    rows = [run]
-    for name, steps in feature_sets(
-        cpc, untrained, setting["kmeans_components"], options.seed
-    ).items():
+    curves, rows = {}, [run]
+    sets = feature_sets(cpc, untrained, setting["kmeans_components"], options.seed)
+    for name, steps in sets.items():
+        if not name.startswith(options.only):
+            continue
         begin = time.perf_counter()
-        curve = label_efficiency_curve(
-            make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200)),
-            X,
-            y,
-            label_fractions=setting["label_counts"],
-            cv=[(train, test)],
-            n_repeats=setting["n_repeats"],
-            random_state=options.seed,
-        )
-        curves[name] = curve
+        curves[name] = curve = measure(steps, X, y, (train, test), setting, options.seed)
         rows.append(
             {
                 "what": "accuracy",
                 "setting": options.setting,
                 "seed": options.seed,
                 "features": name,
+                "transform_stride": settings["transform_stride"],
                 "n_labels": curve.n_labels[0].tolist(),
                 "scores": curve.scores[:, 0, :].round(4).tolist(),
                 "seconds": round(time.perf_counter() - begin, 1),
@@ -285,7 +311,7 @@ def main():
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:
         file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
-    print(f"\nAccuracy on {len(test)} test images\n\n{curve_table(curves)}")
+    print(f"\nAccuracy on {len(test)} {run['scored_on']}\n\n{curve_table(curves)}")
     print(f"\nPeak memory {memory:.2f} GiB. Added to {options.out}")
 
 
