@@ -283,7 +283,8 @@ def main():
     run = describe(cpc, settings, options, X)
     print(
         f"\nPretraining: {run['seconds'] / 60:.1f} minutes, "
-        f"{run['images_per_second']:.0f} images/s, {run['gflops']:.0f} GFLOP/s, which is {run['share_of_mm']:.2f} of the "
+        f"{run['images_per_second']:.0f} images/s, {run['gflops']:.0f} GFLOP/s, "
+        f"which is {run['share_of_mm']:.2f} of the "
         f"{run['mm_gflops']:.0f} GFLOP/s of torch.mm in {cpc.net_.precision}\n"
     )
     curves, rows = {}, [run]
