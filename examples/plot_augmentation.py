@@ -40,15 +40,17 @@ data = load_colour_digits(
 images = torch.from_numpy(data.X_train[: options.patches]).permute(0, 3, 1, 2) / 255
 grid = PatchGrid(options.size, options.size, 2 * options.size // 3, options.size // 6)
 patches = grid.extract(images).flatten(1, 2)  # (n, patches, 3, height, width)
-most_ink = patches.mean(2).std((2, 3)).argmax(1)
+# Paper covers most of an image: ink is what differs from the median colour.
+paper = images.flatten(2).median(2).values[:, None, :, None, None]
+most_ink = (patches - paper).abs().sum((2, 3, 4)).argmax(1)
 colour = patches[torch.arange(len(patches)), most_ink]  # (n, 3, height, width)
-grey = colour.mean(1, keepdim=True)
 
 # %%
 # Steps
 # -----
 # A step is a setting of `Augmentation`; here each is certain to be taken, for every patch.
 none = AUGMENTATIONS["none"]
+grey = replace(none, greyscale=1).patches(colour)[:, :1]
 steps = {
     "60 of 64 pixels (v1)": replace(none, crop=4 / 64),
     "two primitives": replace(none, autoaugment=1),

@@ -10,6 +10,7 @@ pipeline, and a frozen encoder inside the search.
 import argparse
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sklearn_cpc import CPCTransformer, EmbeddingMapDisplay
+from sklearn_cpc.nn import AUGMENTATIONS
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
 parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the picture")
@@ -48,10 +50,15 @@ print(f"{len(X)} training images, {len(X_few)} of them labelled, {len(X_test)} t
 # One pretraining
 # ---------------
 # On all training images, without labels.
+# Each digit fills its image: moves by a pixel are harmless, other changes teach nothing.
+changes = replace(AUGMENTATIONS["none"], shift=0.125, jitter=0.125)
 cpc = CPCTransformer(
-    64,
-    latent_dim=32,
+    256,
+    encoder="dictionary",
+    patch_size=4,
+    latent_dim=64,
     directions=("down", "right"),
+    augment=changes,
     max_epochs=options.epochs,
     random_state=0,
 )
@@ -110,8 +117,9 @@ print(f"accuracy on the test images: {inside.score(X_test, y_test):.3f}")
 # %%
 # A map of the features
 # ---------------------
+# With the pooling that was found.
 display = EmbeddingMapDisplay.from_estimator(
-    make_pipeline(FrozenEstimator(cpc), StandardScaler()).fit(X),
+    make_pipeline(FrozenEstimator(best), StandardScaler()).fit(X),
     X_test,
     y_test,
     thumbnails=True,

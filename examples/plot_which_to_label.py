@@ -9,6 +9,7 @@ digits, 8x8 pixels.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,12 +26,13 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_cpc import CPCTransformer, LabelFractionSplit, select_to_label
 from sklearn_cpc.evaluation import FlattenImages
+from sklearn_cpc.nn import AUGMENTATIONS
 
 parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
 parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the pictures")
 parser.add_argument("--n-splits", type=int, default=10)
 parser.add_argument("--n-labels", type=int, nargs="+", default=[10, 20, 40, 80, 160])
-parser.add_argument("--cpc", action="store_true", help="features by CPC in place of PCA")
+parser.add_argument("--cpc", action="store_true", help="PCA of CPC features, not pixels")
 options = parser.parse_args()
 options.out.mkdir(parents=True, exist_ok=True)
 
@@ -42,14 +44,20 @@ X, y = load_digits(return_X_y=True)
 X = X.reshape(-1, 8, 8)
 encoder = make_pipeline(FlattenImages(), PCA(30, random_state=0))
 if options.cpc:
-    encoder = CPCTransformer(64, max_epochs=10, pooling="quadrants", random_state=0)
+    # A digit has its place in the image: moves of a pixel, and nothing else, are harmless here.
+    changes = replace(AUGMENTATIONS["none"], shift=0.125, jitter=0.125)
+    cpc = CPCTransformer(
+        256, encoder="dictionary", patch_size=4, pooling="quadrants", latent_dim=64,
+        directions=("down", "right"), augment=changes, max_epochs=5, random_state=0,
+    )  # fmt: skip
+    encoder = make_pipeline(cpc, PCA(30, random_state=0))
 Z = encoder.fit_transform(X)
 methods = ("typical", "coverage", "random")
 figure, axes = plt.subplots(len(methods), 10, figsize=(8, 3), layout="constrained")
 for method, row in zip(methods, axes, strict=True):
     first = select_to_label(Z, 10, method=method, random_state=0)
     print(f"{method:9} first ten: {len(set(y[first]))} of 10 digits, {y[first].tolist()}")
-    row[0].set_ylabel(method)
+    row[0].set_ylabel(method, rotation=0, ha="right", va="center")
     for index, ax in zip(first, row, strict=True):
         ax.imshow(X[index], cmap="gray_r")
         ax.set(xticks=[], yticks=[])
