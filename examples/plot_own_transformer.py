@@ -121,7 +121,7 @@ for ours, rival in (
 
 # %%
 display = LabelEfficiencyDisplay.from_results(curves)
-display.plot(x="per_class", saving=("CPC", "edge directions"))
+display.plot(x="per_class", saving=("CPC", "raw pixels"))
 path = options.out / "own_transformer.png"
 display.figure_.savefig(path, dpi=150)
 print(f"\nPicture: {path.resolve()}")

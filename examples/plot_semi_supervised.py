@@ -75,7 +75,7 @@ embed = {
     "CPC, all images": pipe[0],
     "dictionary, all images": clone(cpc).set_params(max_epochs=0).fit(X),
     "random network": clone(cpc).set_params(encoder="conv", max_epochs=0).fit(X),
-    "PCA, all images": make_pipeline(FlattenImages(), PCA(64, random_state=0)).fit(X),
+    "PCA, all images": make_pipeline(FlattenImages(), PCA(10, random_state=0)).fit(X),
     "raw pixels": FlattenImages().fit(X),
 }
 features = {name: (t.transform(X), t.transform(X_test)) for name, t in embed.items()}
