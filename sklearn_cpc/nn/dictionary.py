@@ -100,9 +100,10 @@ class DictionaryEncoder(nn.Module):
         regularisation : float, default=0.1
             Added to the variances D along the principal directions V of normalised patches.
         """
-        patches = self._patches(images)
-        step = -(-len(patches) // MAX_PATCHES)
-        rows = self._normalised(patches[::step])
+        windows = self._windows(images)
+        n = windows.shape[:3].numel()
+        chosen = torch.arange(0, n, -(-n // MAX_PATCHES), device=images.device)
+        rows = self._normalised(_at(windows, chosen))
         self.center.copy_(rows.mean(0))
         rows = rows - self.center
         covariance = rows.T.double() @ rows.double() / len(rows)
@@ -113,9 +114,9 @@ class DictionaryEncoder(nn.Module):
     @torch.no_grad()
     def draw_patches(self, images, n, generator=None):
         """At most n whitened patches from random places of standardised images: (n, n_pixels)."""
-        patches = self._patches(images)
-        chosen = torch.randperm(len(patches), generator=generator)[:n]
-        return self.whitened(patches[chosen.to(patches.device)])
+        windows = self._windows(images)
+        chosen = torch.randperm(windows.shape[:3].numel(), generator=generator)[:n]
+        return self.whitened(_at(windows, chosen.to(images.device)))
 
     @torch.no_grad()
     def set_atoms_(self, atoms, rows, active=0.1):
@@ -139,7 +140,14 @@ class DictionaryEncoder(nn.Module):
         self.atoms.weight[: len(atoms)] = atoms / scale
         self.atoms.bias[: len(atoms)] = -thresholds / scale
 
-    def _patches(self, images):
+    def _windows(self, images):
+        """A view of all patches; a copy would be as many times the images as a patch has pixels."""
         height, width = self.patch_size
         windows = images.unfold(2, height, 1).unfold(3, width, 1)
-        return windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (n, channels, height, width)
+        return windows.permute(0, 2, 3, 1, 4, 5)  # (n, rows, cols, channels, height, width)
+
+
+def _at(windows, places):
+    """The patches at these places, counted image by image and row by row."""
+    _, rows, cols = windows.shape[:3]
+    return windows[places // (rows * cols), places // cols % rows, places % cols]

@@ -17,7 +17,7 @@ from .layers import NORMS, ChannelNorm, he_init_
 from .names import check_name
 from .resnets import ResNetEncoder, WideResNetEncoder
 
-__all__ = ["ENCODERS", "ConvEncoder", "check_name", "make_encoder"]
+__all__ = ["ENCODERS", "ConvEncoder", "make_encoder"]
 
 
 class ConvEncoder(nn.Module):
