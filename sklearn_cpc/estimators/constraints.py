@@ -31,6 +31,7 @@ CONSTRAINTS = {
     "patch_size": [Integral, tuple, list, StrOptions({"auto"})],
     "patch_stride": [Integral, tuple, list, StrOptions({"auto"})],
     "transform_stride": [Integral, tuple, list, StrOptions({"auto"})],
+    "transform_flip": ["boolean"],
     "encoder": [StrOptions(set(ENCODERS)), torch.nn.Module, callable],
     "encoder_norm": [StrOptions({"auto", *NORMS})],
     "context": [StrOptions(set(CONTEXTS)), torch.nn.Module, callable],

@@ -17,7 +17,7 @@ from sklearn.utils import gen_batches
 from torch import nn
 from torch.nn import functional as F
 
-from ..nn import Augmentation, pool
+from ..nn import Augmentation
 from ..training import ImageFeed
 from ..training.callbacks import StopRequest
 from ..training.net import interrupt_after_batch
@@ -264,8 +264,8 @@ class FineTuning:
         parts = []
         for block in gen_batches(len(rows), ROWS_AT_ONCE):
             some = replace(self.images, data=self.images.data[rows[block]])
-            for _, features in self.transformer._embedded(some, self.grid):
-                parts.append(self._pool(features).cpu().numpy())
+            embedded = self.transformer._embedded(some, self.grid, self.transformer._pooled)
+            parts += [features.cpu().numpy() for _, features in embedded]
         return np.concatenate(parts)
 
     def logits(self, head, rows):
@@ -279,9 +279,6 @@ class FineTuning:
         networks = [model.encoder]
         networks += [model.latent] if output != "features" else []
         return networks + ([model.contexts] if output in ("c", "both") else [])
-
-    def _pool(self, features):
-        return pool(features, self.transformer.pooling)
 
     def _make_optimizer(self):
         s, encoder = self.settings, list(nn.ModuleList(self._networks()).parameters())
@@ -315,8 +312,7 @@ class FineTuning:
         images = self.settings.augmentation.images(self.feed.batch(rows), generator)
         target = torch.as_tensor(self.target[rows], device=self.feed.device)
         with self.net.autocast():
-            features = self.net.module_.embed(images, self.grid, self.transformer.output)
-            features = self._pool(features)
+            features = self.transformer._pooled(images, self.grid)
         logits = self.head(features)
         loss = F.cross_entropy(logits, target)
         if not torch.isfinite(loss):

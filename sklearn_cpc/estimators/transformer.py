@@ -1,6 +1,7 @@
 """CPCTransformer: pretraining on unlabelled images, pooled patch features out."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
-from ..nn import n_pooled, pool
+from ..nn import n_pooled, pool_images
 from ..training import ImageFeed, PixelScale, TrainingSettings, train
 from . import building, inputs
 from .constraints import CONSTRAINTS
@@ -51,6 +52,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     transform_stride : int, (int, int) or "auto", default="auto"
         Distance of neighbouring patches in `transform`. "auto": half of the training stride; the
         training stride itself where `output` has contexts, which need it.
+    transform_flip : bool, default=False
+        Whether `transform` gives the mean of the pooled features of an image and of its mirror
+        image, left for right: twice the time, and better features where a mirrored image is as
+        likely as the image. Not for digits or letters.
     encoder : {"conv", "dictionary", "resnet18", "resnet34", "resnet50", "resnet101", "resnet161", \
             "wrn28-2"}, Module or callable, default="conv"
         Network for patches. "conv" is small and fast on CPUs; "dictionary" is two wide
@@ -244,6 +249,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         patch_size="auto",
         patch_stride="auto",
         transform_stride="auto",
+        transform_flip=False,
         encoder="conv",
         encoder_norm="auto",
         context="pixelcnn",
@@ -294,6 +300,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.patch_size = patch_size
         self.patch_stride = patch_stride
         self.transform_stride = transform_stride
+        self.transform_flip = transform_flip
         self.encoder = encoder
         self.encoder_norm = encoder_norm
         self.context = context
@@ -477,8 +484,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "fit; pass images of one size, or pooling='max'."
             )
         out = np.empty((len(images), width), dtype=np.float32)
-        for rows, features in self._embedded(images, grid):
-            out[rows] = pool(features, self.pooling).cpu().numpy()
+        for rows, features in self._embedded(images, grid, self._pooled):
+            out[rows] = features.cpu().numpy()
         return out
 
     def embed_patches(self, X):
@@ -497,7 +504,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         images, grid = inputs.images_and_grid(self, X)
         out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
-        for rows, features in self._embedded(images, grid):
+        for rows, features in self._embedded(images, grid, self._on_grid):
             out[rows] = features.cpu().numpy()
         return out
 
@@ -620,8 +627,17 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         except InvalidParameterError as error:
             raise with_near_miss(error, self) from None
 
-    def _embedded(self, images, grid):
-        """Blocks of images as (rows, features on the grid)."""
+    def _on_grid(self, pixels, grid):
+        """Features of every patch of pixels in [0, 1]."""
+        return self.net_.module_.embed(pixels, grid, self.output).float()
+
+    def _pooled(self, pixels, grid):
+        """What `transform` gives for pixels in [0, 1]."""
+        embed = partial(self._on_grid, grid=grid)
+        return pool_images(embed, pixels, self.pooling, self.transform_flip)
+
+    def _embedded(self, images, grid, features_of):
+        """Blocks of images as (rows, what one of the two methods above makes of them)."""
         model = self.net_.module_
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         numbers = inputs.largest_map(model, grid, self._n_patch_outputs)
@@ -629,6 +645,5 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         start = 0
         with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
             for block in feed.blocks(size):
-                features = model.embed(block, grid, self.output).float()
-                yield slice(start, start + len(block)), features
+                yield slice(start, start + len(block)), features_of(block, grid)
                 start += len(block)

@@ -13,7 +13,7 @@ from .model import OUTPUTS, CPCModel, plan_heads
 from .names import check_name
 from .negatives import NEGATIVES, OwnNegatives, TargetQueue, choose_negatives
 from .patches import DIRECTIONS, PatchGrid
-from .pooling import POOLINGS, n_pooled, pool
+from .pooling import POOLINGS, n_pooled, pool, pool_images
 from .resnets import ResNetEncoder, WideResNetEncoder
 from .sequence_contexts import RowGRU, RowTransformer
 
@@ -60,4 +60,5 @@ __all__ = [
     "name_of",
     "plan_heads",
     "pool",
+    "pool_images",
 ]

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from .names import check_name
 
-__all__ = ["POOLINGS", "n_pooled", "pool"]
+__all__ = ["POOLINGS", "n_pooled", "pool", "pool_images"]
 
 
 def _maximum(features):
@@ -85,6 +85,28 @@ def pool(features, pooling):
     """
     check_name("pooling", pooling, POOLINGS)
     return POOLINGS[pooling](features)
+
+
+def pool_images(embed, images, pooling, flip=False):
+    """Pooled features of images, which change no more when an image is mirrored if `flip` is set.
+
+    Parameters
+    ----------
+    embed : callable
+        Gives the features of images on a grid: (batch, rows, cols, n_components).
+    images : Tensor of shape (batch, channels, height, width)
+    pooling : str
+        See `pool`.
+    flip : bool, default=False
+        Whether to take the mean of the pooled features of an image and of its mirror image, left
+        for right.
+
+    Returns
+    -------
+    pooled : Tensor of shape (batch, n_outputs), float32
+    """
+    views = (images, images.flip(-1)) if flip else (images,)
+    return sum(pool(embed(view).float(), pooling) for view in views) / len(views)
 
 
 def n_pooled(pooling, shape, n_components):

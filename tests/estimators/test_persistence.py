@@ -45,7 +45,7 @@ SETTINGS = [
     {},
     {"max_epochs": 0},
     {"optimizer": "adam", "random_state": np.int64(3), "patch_size": np.int64(4)},
-    {"augment": "cpc-v2"},
+    {"augment": "cpc-v2", "transform_flip": True},
     {"augment": Augmentation(flip=0.0), "directions": ["down"], "pooling": "quadrants"},
     {"projection_dim": 3, "latent_dim": None, "n_candidates": None, "n_steps": None},
 ]

@@ -230,3 +230,14 @@ def test_channels_counts_for_flat_rows_of_three_numbers():
     assert flat.image_shape_ == with_axes.image_shape_ == (8, 8, 12)
     np.testing.assert_array_equal(flat.transform(X.reshape(12, -1)), with_axes.transform(X))
     np.testing.assert_array_equal(with_axes.transform(X.reshape(12, -1)), with_axes.transform(X))
+
+
+@pytest.mark.parametrize("pooling", ["max", "quadrant-means", "none"])
+def test_transform_flip_is_the_mean_over_an_image_and_its_mirror_image(pooling):
+    cpc = tiny(pooling=pooling).fit(X)
+    mirrored = X[:, :, ::-1]
+    expected = (cpc.transform(X) + cpc.transform(mirrored)) / 2
+    assert np.abs(cpc.transform(X) - cpc.transform(mirrored)).max() > 0.01
+    cpc.set_params(transform_flip=True)
+    np.testing.assert_allclose(cpc.transform(X), expected, atol=1e-6)
+    np.testing.assert_allclose(cpc.transform(mirrored), expected, atol=1e-6)
