@@ -29,7 +29,7 @@ import sklearn
 import skorch
 import torch
 from PIL import Image
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -38,9 +38,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from threadpoolctl import threadpool_limits
 
-from sklearn_cpc import CPCTransformer, label_efficiency_curve, recipe
+from sklearn_cpc import CPCClassifier, CPCTransformer, label_efficiency_curve, recipe
 from sklearn_cpc.evaluation import FlattenImages, HogFeatures, PatchKMeans, curve_table
 
+SCRATCH = "supervised network from scratch"
 SETTINGS = {
     "cpu": {
         "n_train": 10_000,
@@ -48,6 +49,7 @@ SETTINGS = {
         "label_counts": (100, 1000, 5000),
         "n_repeats": 1,
         "kmeans_components": (400, 1024),
+        "n_batches": 600,
         "cpc": recipe("small-images"),
     },
     "gpu": {
@@ -56,6 +58,7 @@ SETTINGS = {
         "label_counts": (500, 5000, 50_000),
         "n_repeats": 1,
         "kmeans_components": (1024, 4000),
+        "n_batches": 20_000,
         "cpc": recipe(
             "small-images",
             max_epochs=100,
@@ -152,16 +155,38 @@ def pooled(cpc, pooling):
     return FrozenEstimator(copy.copy(cpc).set_params(pooling=pooling))
 
 
+class WithMirrorImages(TransformerMixin, BaseEstimator):
+    """The mean of a transformer's features of images and of their mirror images."""
+
+    def __init__(self, transformer):
+        self.transformer = transformer
+
+    def fit(self, X, y=None):
+        self.transformer_ = clone(self.transformer).fit(X)
+        return self
+
+    def transform(self, X):
+        return (self.transformer_.transform(X) + self.transformer_.transform(X[:, :, ::-1])) / 2
+
+
 def feature_sets(cpc, untrained, n_kmeans, seed):
-    """Name -> transformers; means over quadrants under a square root, which evens them out."""
+    """Name -> transformers; means over quadrants under a square root, which evens them out.
+
+    "mirrored": over an image and its mirror image.
+    """
     root = FunctionTransformer(np.sqrt)
     sets = {}
     for name, encoder in {"CPC": cpc, "untrained encoder": untrained}.items():
-        sets[f"{name}, max"] = [pooled(encoder, "max")]
-        sets[f"{name}, quadrants"] = [pooled(encoder, "quadrant-means"), root]
+        for flip, how in ((True, ", mirrored"), (False, "")):
+            encoder = copy.copy(encoder).set_params(transform_flip=flip)
+            sets[f"{name}, max{how}"] = [pooled(encoder, "max")]
+            sets[f"{name}, quadrants{how}"] = [pooled(encoder, "quadrant-means"), root]
     for n in n_kmeans:
         kmeans = PatchKMeans(n, random_state=seed)
-        sets[f"patch k-means {n}, max"] = [clone(kmeans).set_params(pooling="max")]
+        maximum = clone(kmeans).set_params(pooling="max")
+        sets[f"patch k-means {n}, max, mirrored"] = [WithMirrorImages(maximum)]
+        sets[f"patch k-means {n}, quadrants, mirrored"] = [WithMirrorImages(kmeans), root]
+        sets[f"patch k-means {n}, max"] = [maximum]
         sets[f"patch k-means {n}, quadrants"] = [kmeans, root]
     if find_spec("skimage"):
         sets["HOG and mean colours"] = [HogFeatures()]
@@ -207,7 +232,9 @@ def parse():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("auto", "bf16", "float32"))
     parser.add_argument("--transform-stride", type=int, help="instead of the setting's")
-    parser.add_argument("--only", default="", help="features whose name begins like this")
+    parser.add_argument(
+        "--only", default=[""], nargs="+", help="features whose name begins like one of these"
+    )
     parser.add_argument("--save", type=Path, help="where to write the pretrained transformer")
     parser.add_argument("--model", type=Path, help="what --save wrote, of the same seed")
     parser.add_argument(
@@ -257,10 +284,25 @@ def describe(cpc, settings, options, X):
     }
 
 
-def measure(steps, X, y, split, setting, seed):
-    """The curve of one set of features."""
+def from_scratch(cpc, n_batches, seed):
+    """The same network, trained with the labels alone, at the training stride to be quick."""
+    network = copy.copy(cpc).set_params(
+        transform_stride=cpc.grid_.patch_stride,
+        transform_flip=False,
+    )
+    return CPCClassifier(
+        FrozenEstimator(network),
+        init="random",
+        augment="full",
+        max_batches=n_batches,
+        random_state=seed,
+    )
+
+
+def measure(estimator, X, y, split, setting, seed):
+    """The curve of one estimator."""
     return label_efficiency_curve(
-        make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200)),
+        estimator,
         X,
         y,
         label_fractions=setting["label_counts"],
@@ -289,11 +331,16 @@ def main():
     )
     curves, rows = {}, [run]
     sets = feature_sets(cpc, untrained, setting["kmeans_components"], options.seed)
-    for name, steps in sets.items():
-        if not name.startswith(options.only):
+    estimators = {
+        name: make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200))
+        for name, steps in sets.items()
+    }
+    estimators[SCRATCH] = from_scratch(cpc, setting["n_batches"], options.seed)
+    for name, estimator in estimators.items():
+        if not name.startswith(tuple(options.only)):
             continue
         begin = time.perf_counter()
-        curves[name] = curve = measure(steps, X, y, (train, test), setting, options.seed)
+        curves[name] = curve = measure(estimator, X, y, (train, test), setting, options.seed)
         rows.append(
             {
                 "what": "accuracy",

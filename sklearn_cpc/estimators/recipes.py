@@ -256,14 +256,15 @@ def _small_images():
     No paper: the settings of `benchmarks/cifar10.py`, chosen on held-out training images there. A
     7x7 grid of 8-pixel patches, twice as dense at transform; the dictionary encoder; two
     directions; each target told from those at its place in the other images, because the blocks of
-    JPEG files tell places apart; for the same reason images are not shifted; means over quadrants,
-    which do better still under a square root.
+    JPEG files tell places apart; for the same reason images are not shifted; means over quadrants
+    of an image and of its mirror image, which do better still under a square root.
     """
     return {
         "n_components": 1024,
         "patch_size": 8,
         "patch_stride": 4,
         "transform_stride": 2,
+        "transform_flip": True,
         "encoder": "dictionary",
         "latent_dim": 256,
         "context_dim": 64,
@@ -272,7 +273,7 @@ def _small_images():
         "n_steps": 3,
         "negatives": "place",
         "pooling": "quadrant-means",
-        "max_epochs": 18,
+        "max_epochs": 36,
         "batch_size": 64,
         "learning_rate": 1e-3,
     }
