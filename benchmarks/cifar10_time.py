@@ -1,0 +1,101 @@
+"""CIFAR-10: accuracy against minutes of pretraining, with public numbers marked. A PNG.
+
+    python benchmarks/cifar10.py ARCHIVE --setting cpu --epochs 9 --only "CPC, quadrants, mirrored"
+    python benchmarks/cifar10_time.py
+
+The first command, at several `--epochs`, adds the points: each a whole pretraining with its own
+schedule, on the same images. What others published is for other numbers of labels and other
+machines, and is marked with both.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from sklearn_cpc.evaluation.looks import dress_axes, line_look
+
+RESULTS = Path(__file__).parent / "results"
+# Minutes at most, accuracy, and what it is: Lightning Bolts' documentation of its CPC v2, "up to
+# 24 hours" on one V100.
+PUBLISHED = [
+    (
+        24 * 60,
+        0.8452,
+        "Lightning Bolts CPC v2, 50,000 labels,\n100,352 features, V100, 1,000 epochs",
+    ),
+]
+
+
+def read_points(path, setting, seed, features):
+    """(minutes, {n_labels: accuracy}) of each pretraining whose features were measured."""
+    points, run = {}, None
+    for row in map(json.loads, path.read_text().splitlines()):
+        if row["what"] == "run":
+            run = row
+        elif (row["setting"], row["seed"], row["features"]) == (
+            setting,
+            seed,
+            features,
+        ) and run.get("scored_on") == "test images":
+            scores = dict(zip(row["n_labels"], (s[0] for s in row["scores"]), strict=True))
+            points[run["seconds"] / 60] = scores
+    return sorted(points.items())
+
+
+def note(ax, text, place, offset, **kwargs):
+    ax.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=9, **kwargs)
+
+
+def draw(ax, points, rivals):
+    right = ax.get_xlim()[1]
+    for i, n in enumerate(sorted(points[0][1])):
+        minutes, scores = zip(*[(m, s[n]) for m, s in points], strict=True)
+        look = line_look(i)
+        color = look["color"]
+        ax.plot(minutes, scores, **look)
+        note(ax, f"CPC, {n:,} labels", (minutes[-1], scores[-1]), (8, -3), color=color)
+        for name, row in rivals.items():
+            ax.axhline(row[n], color=color, linestyle=":", linewidth=1.2)
+            note(ax, f"{name}, {n:,} labels", (right, row[n]), (-4, 3), ha="right", color=color)
+    for minutes, accuracy, text in PUBLISHED:
+        ax.plot(minutes, accuracy, "k*", markersize=12)
+        note(ax, text, (minutes, accuracy), (-10, 0), ha="right", va="center")
+    ax.set_xlabel("Minutes of pretraining (log scale)")
+    ax.set_ylabel("Accuracy on test images")
+    ax.xaxis.set_major_formatter("{x:g}")
+    dress_axes(ax)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=RESULTS / "cifar10.jsonl")
+    parser.add_argument("--setting", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--features", default="CPC, quadrants, mirrored")
+    parser.add_argument("--rival", default="patch k-means 1024, quadrants, mirrored")
+    parser.add_argument("--out", type=Path, default=RESULTS / "cifar10_time.png")
+    options = parser.parse_args()
+    read = [options.results, options.setting, options.seed]
+    points = read_points(*read, options.features)
+    rivals = read_points(*read, options.rival)
+    if not points:
+        raise SystemExit(f"{options.results} has no {options.features!r}; run the first command.")
+    for minutes, scores in points:
+        print(f"{minutes:6.1f} minutes  {scores}")
+    figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    ax.set_xscale("log")
+    ax.set_xlim(min(1, points[0][0] / 2), 2 * PUBLISHED[0][0])
+    draw(ax, points, {options.rival.split(",")[0]: rivals[-1][1]} if rivals else {})
+    ax.set_title("CIFAR-10, 10,000 unlabelled images, a CPU")
+    figure.savefig(options.out, dpi=150)
+    print(f"Drawn in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
