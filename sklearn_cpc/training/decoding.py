@@ -52,7 +52,7 @@ def header(path):
         if not _has_end(image):
             image.seek(0)
             image.load()
-    return _joined(kinds)
+        return _joined(kinds)
 
 
 def pixels(path):
