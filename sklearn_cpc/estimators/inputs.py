@@ -80,7 +80,7 @@ def images_and_grid(estimator, X, skipped="zeros"):
     return images, grid.with_size(height, width)
 
 
-def mark_broken(images, features):
+def mark_broken(images, features, stacklevel):
     """NaN for the features of images that were skipped, and a warning that counts them."""
     broken = getattr(images.data, "broken", None)
     if not broken:
@@ -91,7 +91,7 @@ def mark_broken(images, features):
         f"{len(rows)} of {len(images)} images cannot be read; their features are NaN (rows "
         f"{_some(rows)}). The first: {broken[rows[0]]}",
         RuntimeWarning,
-        stacklevel=4,
+        stacklevel=stacklevel,
     )
 
 

@@ -509,7 +509,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         out = np.empty((len(images), width), dtype=np.float32)
         for rows, features in self._embedded(images, grid):
             out[rows] = pool(features, self.pooling).cpu().numpy()
-        inputs.mark_broken(images, out)
+        inputs.mark_broken(images, out, stacklevel=4)
         return out
 
     def embed_patches(self, X):
@@ -530,7 +530,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
         for rows, features in self._embedded(images, grid):
             out[rows] = features.cpu().numpy()
-        inputs.mark_broken(images, out)
+        inputs.mark_broken(images, out, stacklevel=3)
         return out
 
     def score(self, X, y=None):
@@ -570,6 +570,23 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             for block in feed.batches(parts):
                 total += len(block) * model(block, generator).bounds.mean().item()
         return total / len(images)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Not used but for its length: that of an image's pixels, or of one column of paths.
+
+        Returns
+        -------
+        names : ndarray of str
+            "cpctransformer0", "cpctransformer1", ...
+        """
+        # To a ColumnTransformer a column of paths is one feature, whatever the images' size.
+        is_column = input_features is not None and len(input_features) == 1
+        return super().get_feature_names_out(None if is_column else input_features)
 
     @property
     def encoder_(self):

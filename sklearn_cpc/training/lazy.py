@@ -89,16 +89,10 @@ class SlicedArray(LazyImages):
         self.data = data
         self.chunk = min(ROWS_AT_ONCE, _chunk_length(data))
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1:
-                rows = np.arange(start, max(start, stop))
-                return self._checked_rows(rows)
-        return super().__getitem__(index)
-
     def _rows(self, rows):
-        if len(rows) and (np.diff(rows) == 1).all():
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        if (np.diff(rows) == 1).all():
             return np.asarray(self.data[int(rows[0]) : int(rows[-1]) + 1])
         unique, places = np.unique(rows, return_inverse=True)
         read = np.empty((len(unique), *self.shape[1:]), self.dtype)
