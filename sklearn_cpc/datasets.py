@@ -147,10 +147,10 @@ class ImageFolder(NamedTuple):
 def image_folder(path, *, class_names=None):
     """Find the image files of a folder, and take the names of its sub-folders for classes.
 
-    Files are found at any depth, by their ends (png, jpg, jpeg, tif, tiff, bmp, gif, webp, ppm, pgm,
-    pbm and jp2, in any case). Their class is the folder of `path` that they are in. What begins
-    with a dot is left out, and a link that leads back is not followed twice. None of the files is
-    opened.
+    Files are found at any depth, by their ends (png, jpg, jpeg, tif, tiff, bmp, gif, webp, ppm,
+    pgm, pbm and jp2, in any case). Their class is the folder of `path` that they are in. What
+    begins with a dot is left out, and a folder that links lead to twice is taken once. None of the
+    files is opened.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ def image_folder(path, *, class_names=None):
     Returns
     -------
     folder : ImageFolder
-        `paths`, `labels` and `class_names`, which it can be unpacked to. Paths are sorted, folder by
-        folder: the order is the same on every machine.
+        `paths`, `labels` and `class_names`, which it can be unpacked to. Paths are sorted, folder
+        by folder: the order is the same on every machine.
 
     Raises
     ------

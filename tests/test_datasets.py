@@ -102,9 +102,7 @@ def test_another_folder_has_the_labels_of_the_first(tmp_path):
     names = image_folder(tmp_path / "train").class_names
     found = image_folder(tmp_path / "test", class_names=names)
     assert (found.labels.tolist(), found.class_names) == ([1], ["ant", "bee"])
-    with pytest.raises(
-        ValueError, match=r"in 'ant', which is not among class_names=\['bee'\]; add"
-    ):
+    with pytest.raises(ValueError, match=r"in 'ant', which is not among class_names=\['bee'\]"):
         image_folder(tmp_path / "train", class_names=["bee"])
 
 
@@ -120,9 +118,7 @@ def test_what_is_no_folder_of_images_is_refused(tmp_path):
     touch(tmp_path, "file.png", "empty/read.me")
     with pytest.raises(FileNotFoundError, match="none' is no folder; pass one that holds images"):
         image_folder(tmp_path / "none")
-    with pytest.raises(NotADirectoryError, match="file.png' is no folder"):
+    with pytest.raises(NotADirectoryError, match=r"file.png' is no folder"):
         image_folder(tmp_path / "file.png")
-    with pytest.raises(
-        ValueError, match=r"empty' holds no image, that is no file that ends in one"
-    ):
+    with pytest.raises(ValueError, match=r"empty' holds no image, that is no file that"):
         image_folder(tmp_path / "empty")
