@@ -1,4 +1,8 @@
-"""Small real images without a download."""
+"""Small real images without a download, and folders of one's own."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, zoom
@@ -6,7 +10,12 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 
-__all__ = ["load_colour_digits"]
+__all__ = ["ImageFolder", "image_folder", "load_colour_digits"]
+
+IMAGE_ENDS = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".jp2"),
+)
 
 N_TEST_DIGITS = 500
 DIGIT_SHARE = 0.625  # of the image's side: 20 of 32 pixels
@@ -115,3 +124,93 @@ def _colours(n, rng):
     while (close := np.abs((paper - ink) @ LUMA) < 0.3).any():
         paper[close], ink[close] = rng.uniform(0.1, 0.9, (2, close.sum(), 3))
     return paper[:, None, None], ink[:, None, None]
+
+
+class ImageFolder(NamedTuple):
+    """What `image_folder` finds.
+
+    Attributes
+    ----------
+    paths : ndarray of shape (n,), object
+        Paths of the files, str.
+    labels : ndarray of shape (n,), int
+        Row of the class in `class_names`; -1 for files outside of the classes' folders.
+    class_names : list of str
+        Names of the classes' folders.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    class_names: list
+
+
+def image_folder(path, *, class_names=None):
+    """Find the image files of a folder, and take the names of its sub-folders for classes.
+
+    Files are found at any depth, by their ends (png, jpg, jpeg, tif, tiff, bmp, gif, webp, ppm,
+    pgm, pbm and jp2, in any case). Their class is the folder of `path` that they are in. What
+    begins with a dot is left out, and a folder that links lead to twice is taken once. None of the
+    files is opened.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder.
+    class_names : sequence of str or None, default=None
+        The classes, so that another folder has the same labels. None: all folders of `path`
+        in which there is an image, sorted.
+
+    Returns
+    -------
+    folder : ImageFolder
+        `paths`, `labels` and `class_names`, which it can be unpacked to. Paths are sorted, folder
+        by folder: the order is the same on every machine.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError
+        If there is no such folder.
+    ValueError
+        If there is no image in it, or a folder is not among `class_names`.
+
+    Examples
+    --------
+    >>> from sklearn_cpc.datasets import image_folder
+    >>> paths, labels, class_names = image_folder("photographs")  # doctest: +SKIP
+    """
+    path = Path(path)
+    if not path.is_dir():
+        kind = NotADirectoryError if path.exists() else FileNotFoundError
+        raise kind(f"path={str(path)!r} is no folder; pass one that holds images.")
+    files = sorted(_image_files(path), key=lambda file: file.parts)
+    if not files:
+        raise ValueError(
+            f"path={str(path)!r} holds no image, that is no file that ends in one of "
+            f"{', '.join(IMAGE_ENDS)}; pass another folder, or a list of paths to the estimator."
+        )
+    folders = [file.parts[0] if len(file.parts) > 1 else None for file in files]
+    found = sorted({folder for folder in folders if folder is not None})
+    names = found if class_names is None else list(class_names)
+    if unknown := [name for name in found if name not in names]:
+        raise ValueError(
+            f"path={str(path)!r} has images in {unknown[0]!r}, which is not among class_names="
+            f"{names}; add it, or move them."
+        )
+    numbers = {name: number for number, name in enumerate(names)} | {None: -1}
+    labels = np.array([numbers[folder] for folder in folders])
+    return ImageFolder(np.array([str(path / file) for file in files], dtype=object), labels, names)
+
+
+def _image_files(folder):
+    """Paths below a folder, relative to it."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.lower().endswith(IMAGE_ENDS) and not name.startswith("."):
+                yield Path(place, name).relative_to(folder)

@@ -1,9 +1,11 @@
-"""Colour digits: sizes, seeds, and parts that share no digit."""
+"""Colour digits: sizes, seeds, and parts that share no digit. Folders: order and labels."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sklearn_cpc.datasets import load_colour_digits
+from sklearn_cpc.datasets import image_folder, load_colour_digits
 
 
 def load(**settings):
@@ -56,3 +58,67 @@ def test_X_y_in_the_order_of_train_test_split():
 def test_too_small_is_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}={value} must be at least"):
         load(**{name: value})
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def relative(folder, found):
+    return [Path(path).relative_to(folder).as_posix() for path in found.paths]
+
+
+def test_a_folder_gives_sorted_paths_and_its_folders_as_classes(tmp_path):
+    names = ["bee/10.png", "bee/2.JPG", "ant/deep/er/b.tif", "ant/a.Tiff", "ant-2/x.webp", "z.png"]
+    touch(tmp_path, *names, "bee/.hidden.png", ".git/a.png", "bee/notes.txt", "empty/read.me")
+    paths, labels, class_names = found = image_folder(tmp_path)
+    expected = [
+        "ant/a.Tiff",
+        "ant/deep/er/b.tif",
+        "ant-2/x.webp",
+        "bee/10.png",
+        "bee/2.JPG",
+        "z.png",
+    ]
+    assert relative(tmp_path, found) == expected
+    assert class_names == ["ant", "ant-2", "bee"]
+    assert labels.tolist() == [0, 0, 1, 2, 2, -1]
+    assert all(isinstance(path, str) for path in paths)
+    assert image_folder(str(tmp_path)).paths.tolist() == paths.tolist()
+
+
+def test_a_folder_without_folders_has_no_labels(tmp_path):
+    found = image_folder(touch(tmp_path, "b.png", "a.png"))
+    assert relative(tmp_path, found) == ["a.png", "b.png"]
+    assert found.labels.tolist() == [-1, -1]
+    assert found.class_names == []
+
+
+def test_another_folder_has_the_labels_of_the_first(tmp_path):
+    touch(tmp_path, "train/ant/1.png", "train/bee/1.png", "test/bee/1.png")
+    names = image_folder(tmp_path / "train").class_names
+    found = image_folder(tmp_path / "test", class_names=names)
+    assert (found.labels.tolist(), found.class_names) == ([1], ["ant", "bee"])
+    with pytest.raises(ValueError, match=r"in 'ant', which is not among class_names=\['bee'\]"):
+        image_folder(tmp_path / "train", class_names=["bee"])
+
+
+def test_links_are_followed_once(tmp_path):
+    touch(tmp_path, "all/ant/1.png", "far/2.png")
+    (tmp_path / "all" / "bee").symlink_to(tmp_path / "far")
+    (tmp_path / "all" / "ant" / "back").symlink_to(tmp_path / "all")
+    found = image_folder(tmp_path / "all")
+    assert relative(tmp_path / "all", found) == ["ant/1.png", "bee/2.png"]
+
+
+def test_what_is_no_folder_of_images_is_refused(tmp_path):
+    touch(tmp_path, "file.png", "empty/read.me")
+    with pytest.raises(FileNotFoundError, match="none' is no folder; pass one that holds images"):
+        image_folder(tmp_path / "none")
+    with pytest.raises(NotADirectoryError, match=r"file.png' is no folder"):
+        image_folder(tmp_path / "file.png")
+    with pytest.raises(ValueError, match=r"empty' holds no image, that is no file that"):
+        image_folder(tmp_path / "empty")

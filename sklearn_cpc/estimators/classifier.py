@@ -301,6 +301,12 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         features = np.asarray(self.transformer_.transform(X))
+        if np.isnan(features).any():
+            row = int(np.argmax(np.isnan(features).any(axis=1)))
+            raise ValueError(
+                f"X[{row}] cannot be read, and nothing can be predicted for it; leave such images "
+                "out."
+            )
         logits = features @ self.coef_.T + self.intercept_
         return softmax(logits / self.temperature_, axis=1).astype(np.float32)
 
@@ -395,7 +401,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
 
     def _learn(self, transformer, X, labeled, target, n_classes, random_state):
         """Fitted attributes of the classifier; changes the transformer's encoder."""
-        images, grid = inputs.images_and_grid(transformer, X)
+        images, grid = inputs.images_and_grid(transformer, X, skipped="raise")
         train, held_out = self._hold_out(labeled, target, random_state)
         tuning = FineTuning(transformer, images, grid, target)
         frozen = tuning.features(labeled)

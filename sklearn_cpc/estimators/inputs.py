@@ -1,20 +1,33 @@
 """What is handed to the estimator: images against those of fit, and the grid they are cut by."""
 
+import warnings
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..training import as_images
+from ..training import LazyImages, as_images, open_images
 from ..training.images import as_array, check_finite
 
 FIRST_MAPS = 64  # channels of the encoders' first layers
 
 
-def check_images(estimator, X, reset):
-    """X as `Images`, checked; with `reset` it is what all later X must be like."""
+def check_images(estimator, X, reset, skipped="drop"):
+    """X as `Images`, checked; with `reset` it is what all later X must be like.
+
+    Images that cannot be read, and are to be skipped, are left out; read as zeros, which keeps
+    the rows (`skipped="zeros"`); or refused all the same (`skipped="raise"`).
+    """
+    broken = skipped if estimator.broken_images == "skip" else "raise"
+    X = open_images(X, estimator.resize, broken, estimator.n_workers, estimator.channels)
+    is_lazy = isinstance(X, LazyImages)
     if not (hasattr(X, "iloc") or _is_sparse(X)):
         X = as_array(X)
     if X.ndim == 2:
-        X = validate_data(estimator, X, reset=reset)
+        if is_lazy:
+            stand_in = np.broadcast_to(np.float32(0), X.shape)
+            validate_data(estimator, stand_in, reset=reset, skip_check_array=True)
+        else:
+            X = validate_data(estimator, X, reset=reset)
         if reset:
             return as_images(X, estimator.image_shape, estimator.channels)
         channels = "first" if estimator.channels_first_ else "last"
@@ -22,11 +35,12 @@ def check_images(estimator, X, reset):
     if X.ndim < 2 or X.dtype.kind not in "buif":
         # scikit-learn's words for what is no image: a vector, text, objects.
         X = validate_data(estimator, X, reset=reset, allow_nd=True)
-    channels = estimator.channels
+    channels = getattr(X, "channels", None) or estimator.channels
     if not reset and X.ndim == 4 and estimator.image_shape_[2] > 1 and channels == "auto":
         channels = "first" if estimator.channels_first_ else "last"
     images = as_images(X, estimator.image_shape if reset else None, channels)
-    check_finite(images)
+    if not is_lazy:  # which is checked as it is read
+        check_finite(images)
     if reset or images.shape == estimator.image_shape_:
         stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
         validate_data(estimator, stand_in, reset=reset, skip_check_array=True)
@@ -51,10 +65,10 @@ def _is_sparse(X):
     return hasattr(X, "toarray") and hasattr(X, "nnz")
 
 
-def images_and_grid(estimator, X):
+def images_and_grid(estimator, X, skipped="zeros"):
     """X as `Images`, and the grid of `transform` on images of that size."""
     check_is_fitted(estimator)
-    images = check_images(estimator, X, reset=False)
+    images = check_images(estimator, X, reset=False, skipped=skipped)
     height, width, _ = images.shape
     grid = transform_grid(estimator)
     if height < grid.patch_size[0] or width < grid.patch_size[1]:
@@ -64,6 +78,25 @@ def images_and_grid(estimator, X):
             "a smaller patch_size."
         )
     return images, grid.with_size(height, width)
+
+
+def mark_broken(images, features, stacklevel):
+    """NaN for the features of images that were skipped, and a warning that counts them."""
+    broken = getattr(images.data, "broken", None)
+    if not broken:
+        return
+    rows = sorted(broken)
+    features[rows] = np.nan
+    warnings.warn(
+        f"{len(rows)} of {len(images)} images cannot be read; their features are NaN (rows "
+        f"{_some(rows)}). The first: {broken[rows[0]]}",
+        RuntimeWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def _some(rows):
+    return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
 
 
 def transform_grid(estimator):

@@ -43,7 +43,22 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         None: a square where the length of a row is a square number, else a single row of pixels.
     channels : {"auto", "first", "last"}, default="auto"
         Channel axis of 4-D images and of an `image_shape` of three numbers. "auto": the shorter of
-        the first and the last.
+        the first and the last. Image files have them last, tensors of a dataset first.
+    resize : int, (int, int) or None, default=None
+        Height and width that image files and items of datasets are brought to: the largest part
+        in the middle that has this aspect ratio is scaled to this size (bilinear, over all
+        pixels that a new one covers). A single number makes squares: the shorter side is scaled
+        to it, and the longer one cropped. None: images of mixed sizes are refused. Arrays are left
+        as they are.
+    broken_images : {"raise", "skip"}, default="raise"
+        What is done about files, or items of datasets, that cannot be read. "raise": they are
+        refused, by a check of all headers before anything else is done. "skip": `fit`,
+        `partial_fit` and `score` read every image once before they begin, and leave out those that
+        cannot be read; in `transform` and `embed_patches` their features are NaN. Both warn, with
+        the number.
+    n_workers : int or None, default=None
+        Threads that decode image files, ahead of the training; the result is the same for any
+        number. None: one for each core, at most 16.
     patch_size : int, (int, int) or "auto", default="auto"
         Pixels of a patch. "auto": about 7x7 patches at half overlap, see
         `sklearn_cpc.nn.PatchGrid`.
@@ -246,6 +261,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         *,
         image_shape=None,
         channels="auto",
+        resize=None,
+        broken_images="raise",
+        n_workers=None,
         patch_size="auto",
         patch_stride="auto",
         transform_stride="auto",
@@ -297,6 +315,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.n_components = n_components
         self.image_shape = image_shape
         self.channels = channels
+        self.resize = resize
+        self.broken_images = broken_images
+        self.n_workers = n_workers
         self.patch_size = patch_size
         self.patch_stride = patch_stride
         self.transform_stride = transform_stride
@@ -353,10 +374,19 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Parameters
         ----------
         X : array-like of shape (n, n_pixels), (n, height, width), (n, height, width, channels) or \
-                (n, channels, height, width)
+                (n, channels, height, width), or paths
             Images of one size: bool, integer or float arrays, memory maps or torch tensors. uint8
             is kept as uint8 until it is on the device. Values are mapped to [0, 1] from
             0..255 for uint8, else from the least to the greatest of X.
+
+            Images that are not in memory are read batch by batch, ahead of the training: arrays of
+            zarr, HDF5 or another kind that is read in slices; a torch `Dataset` of images, or of
+            tuples that begin with one; and paths of image files, as a list, an array or a column
+            of a data frame. PNG, JPEG, TIFF, BMP, GIF, WebP, PPM and JPEG 2000 are read by pillow,
+            and by tifffile what of TIFF pillow cannot. The pages of a TIFF are channels; palettes
+            become RGB, or RGBA where they have transparency; CMYK becomes RGB; black and white
+            becomes 0 and 255. Colour PNGs of 16 bits are read with 8, as pillow does. Numbers of
+            channels must not differ.
         y : None
             Ignored.
 
@@ -486,6 +516,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         out = np.empty((len(images), width), dtype=np.float32)
         for rows, features in self._embedded(images, grid, self._pooled):
             out[rows] = features.cpu().numpy()
+        inputs.mark_broken(images, out, stacklevel=4)
         return out
 
     def embed_patches(self, X):
@@ -506,6 +537,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
         for rows, features in self._embedded(images, grid, self._on_grid):
             out[rows] = features.cpu().numpy()
+        inputs.mark_broken(images, out, stacklevel=3)
         return out
 
     def score(self, X, y=None):
@@ -541,10 +573,27 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         total = 0.0
         with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
             order = np.random.RandomState(0).permutation(len(images))
-            for index in np.array_split(order, -(-len(images) // self.batch_size)):
-                block = feed.batch(index)
+            parts = np.array_split(order, -(-len(images) // self.batch_size))
+            for block in feed.batches(parts):
                 total += len(block) * model(block, generator).bounds.mean().item()
         return total / len(images)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Not used but for its length: that of an image's pixels, or of one column of paths.
+
+        Returns
+        -------
+        names : ndarray of str
+            "cpctransformer0", "cpctransformer1", ...
+        """
+        # To a ColumnTransformer a column of paths is one feature, whatever the images' size.
+        is_column = input_features is not None and len(input_features) == 1
+        return super().get_feature_names_out(None if is_column else input_features)
 
     @property
     def encoder_(self):

@@ -3,9 +3,13 @@
 import torch
 from torch.utils.data import Dataset
 
+from .lazy import LazyImages
+from .read_ahead import read_ahead
+
 __all__ = ["ImageFeed", "TrainingBatches"]
 
 SHARE_OF_FREE_MEMORY = 0.4
+BLOCK_BYTES = 2**28  # of images on their way to the device
 SIGNED = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}
 
 
@@ -36,16 +40,25 @@ class ImageFeed(Dataset):
             if not isinstance(index, slice):
                 index = torch.as_tensor(index, device=self.device)
             return self.scale.apply(self.resident[index])
-        rows = self.images.rows(index)
+        return self._place(self.images.rows(index))
+
+    def _place(self, rows):
         # Slices are views: torch wants to own what it reads, and knows no negative strides.
         own = rows.flags.writeable and min(rows.strides) >= 0
         rows = torch.from_numpy(rows if own else rows.copy())
         return self.scale.apply(rows.to(self.device))
 
+    def batches(self, indices):
+        """A batch for each index; the next is read ahead where it is not in memory."""
+        if self.resident is None and isinstance(self.images.data, LazyImages):
+            yield from map(self._place, read_ahead(self.images.rows, indices))
+        else:
+            yield from map(self.batch, indices)
+
     def blocks(self, size):
         """All images in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.batch(slice(start, start + size))
+        starts = range(0, len(self), size)
+        yield from self.batches(slice(start, start + size) for start in starts)
 
     def _fits(self):
         if self.device.type != "cuda":
@@ -55,8 +68,9 @@ class ImageFeed(Dataset):
 
     def _send_all(self):
         parts = []
-        for start in range(0, len(self), 4096):
-            rows = self.images.rows(slice(start, start + 4096))
+        size = max(1, min(4096, BLOCK_BYTES * len(self) // self.images.data.nbytes))
+        for start in range(0, len(self), size):
+            rows = self.images.rows(slice(start, start + size))
             # torch cannot index wide unsigned integers on a device.
             rows = rows.astype(SIGNED.get(rows.dtype.name, rows.dtype))
             parts.append(torch.from_numpy(rows).to(self.device))
@@ -88,5 +102,6 @@ class TrainingBatches:
         seed = int(self.random_state.randint(2**31 - 1))
         generator = torch.Generator(self.feed.device).manual_seed(seed)
         order = torch.randperm(len(self.feed), generator=torch.Generator().manual_seed(seed))
-        for index in order.tensor_split(self.n_batches):
-            yield self.feed.batch(index.numpy()), generator
+        indices = (index.numpy() for index in order.tensor_split(self.n_batches))
+        for images in self.feed.batches(indices):
+            yield images, generator

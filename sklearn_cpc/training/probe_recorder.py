@@ -15,6 +15,8 @@ from skorch.callbacks import Callback
 from ..nn import check_name, pool
 from .feed import ImageFeed
 from .images import as_array, as_images, check_finite
+from .lazy import ImageFiles
+from .sources import as_paths
 
 __all__ = ["ProbeRecorder"]
 
@@ -38,7 +40,8 @@ class ProbeRecorder(Callback):
     Parameters
     ----------
     X : array-like
-        Labelled images of the size and kind of the training images, some hundreds or thousands.
+        Labelled images of the size and kind of the training images, some hundreds or thousands:
+        arrays or paths of files.
     y : array-like of shape (n,)
         Their classes; rows with -1 are left out.
     every : int, default=1
@@ -124,7 +127,7 @@ class ProbeRecorder(Callback):
 
     def _features(self, net, feed, X, rows):
         """Pooled features of these rows, on the grid of the training."""
-        images = _like(as_array(X)[rows], feed.images)
+        images = _like(_opened(X, rows, feed.images.data), feed.images)
         model, parts = net.module_, []
         with torch.inference_mode(), net.autocast():
             for block in ImageFeed(images, feed.scale, net.device).blocks(BLOCK):
@@ -132,10 +135,18 @@ class ProbeRecorder(Callback):
         return np.concatenate(parts)
 
 
+def _opened(X, rows, training):
+    """These rows of X, image files read as those of the training."""
+    paths = as_paths(X)
+    if paths is None:
+        return as_array(X)[rows]
+    return ImageFiles([paths[row] for row in rows], getattr(training, "size", None))
+
+
 def _labeled(X, y, name):
     """Rows with a label, and their labels."""
     y = column_or_1d(np.asarray(y))
-    n = len(as_array(X))
+    n = len(X if as_paths(X) is not None else as_array(X))
     if n != len(y):
         raise ValueError(
             f"{name} has {n} images and its y {len(y)} labels; pass one label per image, -1 where "
@@ -151,11 +162,13 @@ def _like(X, training):
     shape = None
     if X.ndim == 2:
         shape = (n_channels, height, width) if training.channels_first else training.shape
-    images = as_images(X, shape, "first" if training.channels_first else "last")
+    is_first = training.channels_first and not isinstance(X, ImageFiles)
+    images = as_images(X, shape, "first" if is_first else "last")
     if images.shape != training.shape:
         raise ValueError(
             f"ProbeRecorder has images of shape {images.shape} (height, width, channels), training "
             f"has {training.shape}; probe images of the same kind."
         )
-    check_finite(images)
+    if not isinstance(X, ImageFiles):  # which are checked as they are read
+        check_finite(images)
     return images

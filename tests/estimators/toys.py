@@ -37,3 +37,13 @@ def colours(n=300, size=16, seed=0):
 def same_state(before, after):
     """Whether two `__dict__`s hold the same objects under the same names."""
     return before.keys() == after.keys() and all(before[k] is after[k] for k in before)
+
+
+def save_images(X, folder, end="png"):
+    """Files of images in the order of their names; their paths as a list of str."""
+    from PIL import Image
+
+    paths = [str(folder / f"{i:03}.{end}") for i in range(len(X))]
+    for path, image in zip(paths, X, strict=True):
+        Image.fromarray(image).save(path)
+    return paths

@@ -1,0 +1,130 @@
+"""Files that are read and written: each written one appears whole or not at all."""
+
+import csv
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation._optional import import_optional
+
+__all__ = ["FEATURE_FILES", "UsageError", "check_output", "features_to", "read_labels", "replaced"]
+
+
+class UsageError(Exception):
+    """The arguments are wrong."""
+
+
+def check_output(path):
+    """Refuse before the work what could not be written after it."""
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"-o {path} is a folder; pass the name of a file.")
+    if not path.parent.is_dir():
+        raise UsageError(f"-o {path}: there is no folder {path.parent}; make it first.")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"-o {path}: nothing can be written to {path.parent}; choose another.")
+    return path
+
+
+@contextmanager
+def replaced(path):
+    """A path to write to, whose file takes the place of `path` in the end."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextmanager
+def features_to(path, n_rows, columns):
+    """What writes blocks of features: `write(paths, features)`, in order.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in one of `FEATURE_FILES`.
+    n_rows : int
+        Of all blocks together.
+    columns : sequence of str
+        Names of the features.
+    """
+    with replaced(path) as temporary, FEATURE_FILES[path.suffix](temporary, n_rows, columns) as w:
+        yield w
+
+
+@contextmanager
+def _to_npy(path, n_rows, columns):
+    table = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.float32, shape=(n_rows, len(columns))
+    )
+    start = 0
+
+    def write(paths, features):
+        nonlocal start
+        table[start : start + len(features)] = features
+        start += len(features)
+
+    yield write
+    table.flush()
+
+
+@contextmanager
+def _to_csv(path, n_rows, columns):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", *columns])
+
+        def write(paths, features):
+            for name, row in zip(paths, features.tolist(), strict=True):
+                rows.writerow([name, *(f"{value:.9g}" for value in row)])
+
+        yield write
+
+
+@contextmanager
+def _to_parquet(path, n_rows, columns):
+    pyarrow = import_optional("pyarrow", "sklearn-cpc transform -o *.parquet", "parquet")
+    parquet = import_optional("pyarrow.parquet", "sklearn-cpc transform -o *.parquet", "parquet")
+    fields = [("path", pyarrow.string()), *((name, pyarrow.float32()) for name in columns)]
+    schema = pyarrow.schema(fields)
+    with parquet.ParquetWriter(path, schema) as file:
+
+        def write(paths, features):
+            arrays = [pyarrow.array(paths), *map(pyarrow.array, np.ascontiguousarray(features.T))]
+            file.write_table(pyarrow.table(arrays, schema=schema))
+
+        yield write
+
+
+FEATURE_FILES = {".parquet": _to_parquet, ".npy": _to_npy, ".csv": _to_csv}
+
+
+def read_labels(path):
+    """Labels by path, of a CSV file with the columns "path" and "label".
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, or a path has two labels.
+    """
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"path", "label"} <= set(rows.fieldnames or ()):
+            raise ValueError(
+                f"--labels {path} has the columns {rows.fieldnames}; the first line must name "
+                "'path' and 'label'."
+            )
+        labels = {}
+        for row in rows:
+            name, label = row["path"], row["label"]
+            if not label:
+                continue
+            if labels.setdefault(name, label) != label:
+                raise ValueError(
+                    f"--labels {path}, line {rows.line_num}: {name} has the labels "
+                    f"{labels[name]!r} and {label!r}; keep one."
+                )
+    return labels

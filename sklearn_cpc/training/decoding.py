@@ -1,0 +1,262 @@
+"""One image file: what its header says, and its pixels."""
+
+import os
+from contextlib import contextmanager
+from importlib import import_module
+
+import numpy as np
+
+__all__ = ["BrokenImageError", "array_of", "header", "pixels", "resized"]
+
+# Of what pillow knows, that which needs no other program; EPS would start one.
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# What marks the end of a whole file, and in how many last bytes it is looked for.
+ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+TAIL = 64
+LARGEST = 2**30  # numbers in an image
+# Channels and dtype of pillow's modes that are read as they are.
+MODES = {
+    "L": (1, "uint8"),
+    "LA": (2, "uint8"),
+    "RGB": (3, "uint8"),
+    "RGBA": (4, "uint8"),
+    "LAB": (3, "uint8"),
+    "HSV": (3, "uint8"),
+    "I;16": (1, "uint16"),
+    "I;16L": (1, "uint16"),
+    "I;16B": (1, "uint16"),
+    "I;16N": (1, "uint16"),
+    "I": (1, "int32"),
+    "F": (1, "float32"),
+}
+CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "PA": "RGBA", "La": "LA"}
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: those that swap height and width
+BITS_PER_SAMPLE = 258
+OFFSETS_AND_LENGTHS = ((273, 279), (324, 325))  # of a TIFF's strips, and of its tiles
+
+
+class BrokenImageError(ValueError):
+    """One image cannot be read; all others may be."""
+
+
+def header(path):
+    """Shape (height, width, channels) and dtype of an image file, without decoding it.
+
+    A PNG or JPEG that does not end as a whole file does is decoded, to see whether it can be.
+    """
+    with _named(path), _opened(path) as image:
+        if image is None:
+            return _read_by_tifffile(path, _shape_and_dtype)
+        kinds = [_kind_of_page(page) for page in _pages(image)]
+        if not _has_end(image):
+            image.seek(0)
+            image.load()
+        return _joined(kinds)
+
+
+def pixels(path):
+    """Pixels of an image file, as an array of shape (height, width, channels).
+
+    The pages of a TIFF become channels. Palettes become RGB, or RGBA where they have
+    transparency, as do CMYK and YCbCr; black and white becomes 0 and 255. Images are turned
+    upright as EXIF says. Of an animation the first frame is taken.
+    """
+    with _named(path), _opened(path) as image:
+        if image is None:
+            return _read_by_tifffile(path, _whole)
+        pages = [array_of(page) for page in _pages(image)]
+        _joined([(page.shape, page.dtype) for page in pages])
+        return pages[0] if len(pages) == 1 else np.concatenate(pages, axis=2)
+
+
+def array_of(image):
+    """A pillow image as an array of shape (height, width, channels)."""
+    target = _target_mode(image)
+    if target != image.mode:
+        image = image.convert(target)
+    if "exif" in image.info:
+        image = import_optional("PIL.ImageOps").exif_transpose(image)
+    array = np.asarray(image)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array[:, :, np.newaxis] if array.ndim == 2 else array
+
+
+def resized(array, size):
+    """The largest part in the middle that has the aspect ratio of `size`, scaled to it.
+
+    Bilinear, over all pixels that a new one covers; each channel by itself, and rounded where the
+    pixels are whole numbers. For a square it is: scale the shorter side, crop the longer one.
+
+    Parameters
+    ----------
+    array : ndarray of shape (height, width, channels)
+    size : (int, int)
+        Height and width.
+    """
+    if array.shape[:2] == tuple(size):
+        return array
+    height, width = array.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    part = min(height, size[0] * scale), min(width, size[1] * scale)
+    top, left = (height - part[0]) / 2, (width - part[1]) / 2
+    box = left, top, min(width, left + part[1]), min(height, top + part[0])
+    if array.dtype == np.uint8 and array.shape[2] == 3:
+        return _scaled(array, size, box)
+    wide = array if array.dtype == np.uint8 else array.astype(np.float32)
+    channels = [_scaled(np.ascontiguousarray(c), size, box) for c in np.moveaxis(wide, 2, 0)]
+    out = np.stack(channels, axis=2)
+    if array.dtype.kind in "ui" and array.dtype != np.uint8:
+        ends = np.iinfo(array.dtype)
+        out = np.rint(out.astype(np.float64)).clip(ends.min, ends.max)
+    elif array.dtype.kind == "b":
+        out = out >= 0.5
+    return out.astype(array.dtype, copy=False)
+
+
+def _scaled(array, size, box):
+    image_module = import_optional("PIL.Image")
+    image = image_module.fromarray(array)
+    return np.asarray(image.resize(size[::-1], image_module.Resampling.BILINEAR, box=box))
+
+
+def import_optional(module):
+    """A module of the extra "images", or an error that names the extra."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = {"PIL": "pillow"}.get(name := module.partition(".")[0], name)
+        raise ImportError(
+            f"Reading image files needs {package}, which is not installed; "
+            'run: pip install "sklearn-cpc[images]"'
+        ) from error
+
+
+@contextmanager
+def _named(path):
+    """Whatever a broken file makes of its reader, the file is named."""
+    try:
+        yield
+    except (BrokenImageError, ImportError):
+        raise
+    except FileNotFoundError as error:
+        raise BrokenImageError(f"{path} is no file; check the path.") from error
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BrokenImageError(
+            f"{path} cannot be read as an image ({what:.200}); replace it, or leave it out."
+        ) from error
+
+
+@contextmanager
+def _opened(path):
+    """pillow's image; None where tifffile reads more."""
+    pillow = import_optional("PIL.Image")
+    try:
+        image = pillow.open(path, formats=FORMATS)
+    except pillow.UnidentifiedImageError:
+        with open(path, "rb") as file:
+            if file.read(4) not in TIFF_STARTS:
+                raise
+        yield None
+        return
+    with image:
+        yield None if _loses_bits(image) else image
+
+
+def _loses_bits(image):
+    """Whether pillow would read a TIFF of several channels with eight bits of more."""
+    if image.format != "TIFF" or len(image.getbands()) == 1:
+        return False
+    return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
+
+
+def _pages(image):
+    """The pages of a TIFF, one after the other; else the image."""
+    if image.format != "TIFF":
+        yield image
+        return
+    for page in range(image.n_frames):
+        image.seek(page)
+        yield image
+
+
+def _target_mode(image):
+    if image.mode == "P":
+        return "RGBA" if "transparency" in image.info else "RGB"
+    target = CONVERTED.get(image.mode, image.mode)
+    if target not in MODES:
+        raise BrokenImageError(
+            f"{getattr(image, 'filename', 'an image')} has pixels of pillow's mode {image.mode}, "
+            "which no array has; convert it, for example to RGB."
+        )
+    return target
+
+
+def _kind_of_page(image):
+    n_channels, dtype = MODES[_target_mode(image)]
+    width, height = image.size
+    if "exif" in image.info and image.getexif().get(ORIENTATION) in TURNED:
+        width, height = height, width
+    return (height, width, n_channels), np.dtype(dtype)
+
+
+def _joined(kinds):
+    """Shape and dtype of pages side by side."""
+    (height, width, n_channels), dtype = kinds[0]
+    for shape, other in kinds:
+        if shape != kinds[0][0] or other != dtype:
+            raise ValueError(f"its pages differ: {kinds[0][0]} {dtype} and {shape} {other}")
+    return _checked_size((height, width, n_channels * len(kinds))), dtype
+
+
+def _checked_size(shape):
+    numbers = int(np.prod(shape, dtype=object))
+    if not 0 < numbers <= LARGEST:
+        raise ValueError(f"its shape is {shape}; cut it into parts of 1 to {LARGEST} numbers")
+    return shape
+
+
+def _has_end(image):
+    """Whether the file goes on to where its pixels end; for formats that show it."""
+    if image.format == "TIFF":
+        return all(_reaches(image, *tags) for tags in OFFSETS_AND_LENGTHS)
+    if image.format not in ENDS:
+        return True
+    file = image.fp
+    place = file.tell()
+    file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+    tail = file.read()
+    file.seek(place)
+    return ENDS[image.format] in tail
+
+
+def _reaches(image, offsets, lengths):
+    """Whether the parts of a TIFF's last page are inside the file."""
+    offsets, lengths = image.tag_v2.get(offsets, ()), image.tag_v2.get(lengths, ())
+    size = os.stat(image.filename).st_size
+    return all(o + n <= size for o, n in zip(offsets, lengths, strict=False))
+
+
+def _read_by_tifffile(path, read):
+    tifffile = import_optional("tifffile")
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        if not {"Y", "X"} <= set(series.axes):
+            raise ValueError(f"its axes are {series.axes}, not Y and X among others")
+        _checked_size(series.shape)
+        return read(series)
+
+
+def _shape_and_dtype(series):
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    n_channels = int(np.prod(series.shape)) // (sizes["Y"] * sizes["X"])
+    return (sizes["Y"], sizes["X"], n_channels), np.dtype(series.dtype).newbyteorder("=")
+
+
+def _whole(series):
+    """Rows and columns first, whatever else there is as channels."""
+    array = series.asarray()
+    array = np.moveaxis(array, (series.axes.index("Y"), series.axes.index("X")), (0, 1))
+    array = array.reshape(*array.shape[:2], -1)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
