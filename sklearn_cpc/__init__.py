@@ -17,13 +17,14 @@ from .evaluation import (
     pretraining_curve,
     select_to_label,
 )
-from .training import ProbeRecorder
+from .training import CSVLog, ProbeRecorder, ProgressBar, TensorBoardLog
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CPCClassifier",
     "CPCTransformer",
+    "CSVLog",
     "EmbeddingMapDisplay",
     "IgnoreUnlabeled",
     "LabelEfficiencyDisplay",
@@ -32,6 +33,8 @@ __all__ = [
     "PretrainingDisplay",
     "ProbeHistoryDisplay",
     "ProbeRecorder",
+    "ProgressBar",
+    "TensorBoardLog",
     "TrainingHistoryDisplay",
     "knn_probe",
     "label_efficiency_curve",

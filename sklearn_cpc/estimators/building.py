@@ -38,6 +38,7 @@ RECORDED = (
     "learning_rate",
     "seconds",
     "images_per_second",
+    "validation_mutual_information",
     "probe_accuracy",  # of a ProbeRecorder
 )
 
@@ -254,17 +255,18 @@ def resolve_precision(precision, device):
     return precision
 
 
-def check_batch(estimator, images, n_epochs):
-    """Refuse batches in which no positive has a negative."""
+def check_batch(estimator, images, n_epochs, n_samples=None):
+    """Refuse batches in which no positive has a negative; `n_samples` of the images are used."""
     if not n_epochs:
         return
-    n = len(images) // -(-len(images) // estimator.batch_size)  # the smallest batch
+    n_samples = n_samples or len(images)
+    n = n_samples // -(-n_samples // estimator.batch_size)  # the smallest batch
     negatives = choose_negatives(
         estimator.negatives, estimator.n_candidates, estimator.negative_images
     )
     if negatives == "place" and n == 1:
         raise ValueError(
-            f"batch_size={estimator.batch_size} with n_samples={len(images)} makes a batch of one "
+            f"batch_size={estimator.batch_size} with n_samples={n_samples} makes a batch of one "
             "image, and negatives='place' takes them from other images; pass at least two images "
             "and a larger batch_size."
         )
@@ -275,7 +277,7 @@ def check_batch(estimator, images, n_epochs):
     rows, cols = grid.shape
     # In the longest step the pairs are those of one row or one column.
     if n == 1 and rows * cols > 1 and min(rows, cols) == 1:
-        what = f"batch_size={estimator.batch_size} with n_samples={len(images)}"
+        what = f"batch_size={estimator.batch_size} with n_samples={n_samples}"
         if of_few == 1:
             what = "negative_images=1" if negatives == "groups" else "negatives='image'"
         raise ValueError(

@@ -1,5 +1,6 @@
 """What values the parameters of the estimator may have, for scikit-learn's validation."""
 
+import os
 from numbers import Integral, Real
 
 import torch
@@ -70,6 +71,12 @@ CONSTRAINTS = {
     "clip_norm": [POSITIVE, None],
     "averaging": [Interval(Real, 0, 1, closed="left"), None],
     "accumulate": [POSITIVE_INT],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [POSITIVE_INT],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "checkpoint": [str, os.PathLike, None],
+    "checkpoint_every": [Interval(Real, 0, None, closed="left")],
     "device": [str],
     "precision": [StrOptions({"auto", "float32", "bf16"})],
     "compile": ["boolean"],

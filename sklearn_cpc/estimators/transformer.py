@@ -11,8 +11,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from ..nn import n_pooled, pool_images
-from ..training import ImageFeed, PixelScale, TrainingSettings, train
-from . import building, inputs
+from ..training import ImageFeed, PixelScale, TrainingSettings, held_out_bound, train
+from . import building, inputs, resuming
 from .constraints import CONSTRAINTS
 from .guards import all_or_nothing, threads
 from .names import with_near_miss
@@ -185,6 +185,21 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     accumulate : int, default=1
         Parts in which the encoder goes through a batch, for the memory of a part. The gradient is
         that of the whole batch whatever the negatives, for a third more time.
+    early_stopping : bool, default=False
+        Hold out images in `fit`, and end it when the bound on these no longer grows. The weights of
+        the best epoch are kept. Not in `partial_fit`.
+    validation_fraction : float, default=0.1
+        Share of the images held out, the same ones in every fit on as many images.
+    n_iter_no_change : int, default=10
+        The training ends after more than this many epochs in a row without a better bound.
+    tol : float, default=1e-4
+        By which a bound is better, in nats.
+    checkpoint : str, Path or None, default=None
+        A folder where `fit` keeps its state, see the Notes; needs safetensors. Each training has
+        one of its own. Not in `partial_fit`.
+    checkpoint_every : float, default=600
+        Seconds from one checkpoint to the next within an epoch. One more is at the end of
+        each epoch.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
     precision : {"auto", "float32", "bf16"}, default="auto"
@@ -197,7 +212,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     warm_start : bool, default=False
         Continue from the last fit instead of starting anew.
     callbacks : list of skorch callbacks or None, default=None
-        Called while training; copied, not changed.
+        Called while training; copied, not changed. See `ProgressBar`, `CSVLog`, `TensorBoardLog`
+        and `ProbeRecorder`.
     random_state : int, RandomState or None, default=None
         Fixes initial weights, order, augmentation and candidates. With an int, two fits on the same
         CPU give identical features.
@@ -222,7 +238,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Epochs trained.
     history_ : list of dict
         For each epoch the loss (nats), the accuracy and the mutual-information bound (nats), in the
-        mean and for each of `net_.module_.heads`, the learning rate, seconds and images per second.
+        mean and for each of `net_.module_.heads`, the learning rate, seconds and images per second;
+        with `early_stopping` also "validation_mutual_information", the bound on the images held
+        out, without augmentation.
     loss_curve_ : list of float
         Loss of each epoch, in nats.
 
@@ -232,6 +250,15 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     What is predictable in the images is what gets learned. Where neighbouring patches share
     something of no interest, such as a background, let `augment` change it patch by patch.
+
+    With `checkpoint`, a fit that was killed, interrupted or ran into an error is gone on with by
+    the same call on the same images: on a CPU the weights are then, bit for bit, those of a fit
+    that was never interrupted. A fit that had come to its end is read at once. Of other
+    settings or other images the folder's training is refused, and nothing in it is changed. The
+    folder holds the last two checkpoints, in safetensors and JSON; what is broken is set aside
+    with a warning, and where the disk is full the training goes on without. Callbacks of other
+    libraries start anew when a training is gone on with, unless they have `state_dict` and
+    `load_state_dict`.
 
     References
     ----------
@@ -303,6 +330,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         clip_norm=5.0,
         averaging=None,
         accumulate=1,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        tol=1e-4,
+        checkpoint=None,
+        checkpoint_every=600,
         device="auto",
         precision="auto",
         compile=False,
@@ -357,6 +390,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.clip_norm = clip_norm
         self.averaging = averaging
         self.accumulate = accumulate
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
         self.device = device
         self.precision = precision
         self.compile = compile
@@ -397,7 +436,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Raises
         ------
         ValueError
-            If a parameter, the geometry or a pixel is not acceptable; an earlier fit is kept.
+            If a parameter, the geometry, a pixel or the checkpoint is not acceptable; an earlier
+            fit is kept.
+        TypeError
+            If a callback is none.
         FloatingPointError
             If the loss is not finite; an earlier fit is kept.
         """
@@ -424,13 +466,14 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._validate_params()
         with all_or_nothing(self), threads(self.n_jobs):
             if hasattr(self, "net_"):
-                return self._continue(X, 1, None)
-            return self._start(X, 1, None)
+                return self._continue(X, 1, None, is_pass=True)
+            return self._start(X, 1, None, is_pass=True)
 
-    def _start(self, X, n_epochs, warmup):
+    def _start(self, X, n_epochs, warmup, is_pass=False):
+        resuming.check_callbacks(self.callbacks)
         images = inputs.check_images(self, X, reset=True)
+        run = resuming.LongRun(self, images, n_epochs, is_pass)
         random_state = check_random_state(self.random_state)
-        building.check_batch(self, images, n_epochs)
         scale = PixelScale.of(images)
         net = building.build_net(self, images.shape, scale, random_state)
         building.check_plan(self, net, n_epochs)
@@ -438,8 +481,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         # What cannot be transformed is refused before the training.
         net.module_.n_outputs(self.output)
         inputs.transform_grid(self)
-        building.start_encoder(net, images, scale)
-        self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup)
+        with run.checkpoints(net, scale, is_new=True):
+            if not run.has_begun:
+                building.start_encoder(net, images, scale)
+            self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup, run)
         self._keep_start(images.shape, images.channels_first, scale)
         return self
 
@@ -450,7 +495,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.pixel_scale_ = scale
         self._built_from = {name: getattr(self, name) for name in building.BUILT_FROM}
 
-    def _continue(self, X, n_epochs, warmup):
+    def _continue(self, X, n_epochs, warmup, is_pass=False):
+        resuming.check_callbacks(self.callbacks)
         images = inputs.check_images(self, X, reset=False)
         if images.shape != self.image_shape_:
             raise ValueError(
@@ -459,14 +505,18 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "warm_start=False."
             )
         building.check_same_build(self, self._built_from)
-        building.check_batch(self, images, n_epochs)
+        run = resuming.LongRun(self, images, n_epochs, is_pass)
         net = copy.deepcopy(self.net_)
         net.lr = self.learning_rate
-        self._train(net, ImageFeed(images, self.pixel_scale_, net.device), n_epochs, warmup)
+        feed = ImageFeed(images, self.pixel_scale_, net.device)
+        with run.checkpoints(net, self.pixel_scale_, is_new=False):
+            self._train(net, feed, n_epochs, warmup, run)
         return self
 
-    def _train(self, net, feed, n_epochs, warmup):
-        if n_epochs and net.module_.plan:
+    def _train(self, net, feed, n_epochs, warmup, run):
+        if run.has_ended:
+            run.keeper.finish_from_found(net)
+        elif n_epochs and net.module_.plan:
             settings = TrainingSettings(
                 n_epochs,
                 self.batch_size,
@@ -477,9 +527,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 self.schedule,
                 self.averaging,
                 self.accumulate,
+                run.rows,
+                run.held_out,
             )
             with building.own_generators(net), building.compiled(self.compile, net, feed):
-                train(net, feed, settings)
+                train(net, feed, settings, run.keeper)
         self._keep_net(net)
 
     def _keep_net(self, net):
@@ -569,14 +621,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if not model.plan:
             return 0.0
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
-        generator = torch.Generator(feed.device).manual_seed(0)
-        total = 0.0
-        with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
-            order = np.random.RandomState(0).permutation(len(images))
-            parts = np.array_split(order, -(-len(images) // self.batch_size))
-            for block in feed.batches(parts):
-                total += len(block) * model(block, generator).bounds.mean().item()
-        return total / len(images)
+        with threads(self.n_jobs):
+            return held_out_bound(self.net_, feed, np.arange(len(images)), self.batch_size)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`.

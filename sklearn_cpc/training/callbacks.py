@@ -1,6 +1,7 @@
 """What happens around batches and epochs, as skorch callbacks."""
 
 import time
+from contextlib import contextmanager
 from math import cos, pi
 
 import torch
@@ -40,7 +41,20 @@ def _constant(done):
 SCHEDULES = {"cosine": _cosine, "linear": _linear, "step": _step, "constant": _constant}
 
 
-class LearningRate(Callback):
+class _CountsBatches(Callback):
+    """Knows how many batches of the training have begun."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.n_done_ = 0
+
+    def state_dict(self):
+        return {"n_done": self.n_done_}
+
+    def load_state_dict(self, state):
+        self.n_done_ = state["n_done"]
+
+
+class LearningRate(_CountsBatches):
     """Learning rate: a linear rise, then a schedule.
 
     Parameters
@@ -59,9 +73,6 @@ class LearningRate(Callback):
         self.warmup = warmup
         self.schedule = schedule
 
-    def on_train_begin(self, net, **kwargs):
-        self.n_done_ = 0
-
     def on_batch_begin(self, net, training=None, **kwargs):
         rising = max(1, round(self.warmup * self.n_batches))
         if self.n_done_ < rising:
@@ -74,7 +85,7 @@ class LearningRate(Callback):
         self.n_done_ += 1
 
 
-class StageByStage(Callback):
+class StageByStage(_CountsBatches):
     """Trains the stages of a greedy encoder one after the other, each in an equal share of batches.
 
     Parameters
@@ -85,9 +96,6 @@ class StageByStage(Callback):
 
     def __init__(self, n_batches):
         self.n_batches = n_batches
-
-    def on_train_begin(self, net, **kwargs):
-        self.n_done_ = 0
 
     def on_batch_begin(self, net, training=None, **kwargs):
         n_stages = net.module_.n_stages
@@ -150,6 +158,24 @@ class WeightAverage(Callback):
         net.n_averaged_ = self.n_steps_
         _copy_weights(self.averages_, parameters)
 
+    @contextmanager
+    def in_place(self, net):
+        """While training, the averages in the place of the raw weights, for a look at them."""
+        parameters = dict(net.module_.named_parameters())
+        raw = {name: p.detach().clone() for name, p in parameters.items()}
+        _copy_weights(self.averages_, parameters)
+        try:
+            yield
+        finally:
+            _copy_weights(raw, parameters)
+
+    def state_dict(self):
+        return {"averages": self.averages_, "n_steps": self.n_steps_}
+
+    def load_state_dict(self, state):
+        _copy_weights(state["averages"], self.averages_)
+        self.n_steps_ = state["n_steps"]
+
 
 @torch.no_grad()
 def _copy_weights(values, parameters):
@@ -169,7 +195,7 @@ class EpochRecord(Callback):
         n = len(batch[0])
         was_trained = (y_pred.n_candidates > 0).float()
         rows = torch.stack([y_pred.losses, y_pred.accuracies, y_pred.bounds, was_trained]) * n
-        self.sums_ = rows if self.sums_ is None else self.sums_ + rows
+        self.sums_ = rows if self.sums_ is None else self.sums_.to(rows.device) + rows
         self.n_images_ += n
 
     def on_epoch_end(self, net, **kwargs):
@@ -190,6 +216,14 @@ class EpochRecord(Callback):
         net.history.record("images_per_second", self.n_images_ / seconds)
         self.sums_ = None
 
+    def state_dict(self):
+        seconds = time.perf_counter() - self.start_
+        return {"sums": self.sums_, "n_images": self.n_images_, "seconds": seconds}
+
+    def load_state_dict(self, state):
+        self.sums_, self.n_images_ = state["sums"], state["n_images"]
+        self.start_ = time.perf_counter() - state["seconds"]
+
 
 class ProgressLine(Callback):
     """Prints a line per epoch: loss, bound, speed and time left."""
@@ -204,23 +238,43 @@ class ProgressLine(Callback):
         row = net.history[-1]
         n_done = len(net.history) - self.n_before_
         left = row["seconds"] * (self.n_epochs - n_done)
+        held_out = row.get("validation_mutual_information")
+        held_out = "" if held_out is None else f"held out {held_out:.3f} nats  "
         print(
             f"epoch {n_done:>{len(str(self.n_epochs))}}/{self.n_epochs}  "
-            f"loss {row['loss']:.3f}  bound {row['mutual_information']:.3f} nats  "
+            f"loss {row['loss']:.3f}  bound {row['mutual_information']:.3f} nats  {held_out}"
             f"accuracy {row['accuracy']:.3f}  {row['images_per_second']:.0f} images/s  "
             f"{_duration(left)} left",
             flush=True,
         )
 
+    def state_dict(self):
+        return {"n_before": self.n_before_}
+
+    def load_state_dict(self, state):
+        self.n_before_ = state["n_before"]
+
 
 class StopRequest(Callback):
-    """Ends training after the batch in which `requested` was set."""
+    """Ends training after the batch in which `requested` was set.
+
+    Attributes
+    ----------
+    requested : bool
+    granted : bool
+        Whether it came about between two batches, and not in the midst of one.
+    acted : bool
+        Whether the training was ended by the user.
+    """
 
     def __init__(self):
         self.requested = False
+        self.granted = False
+        self.acted = False
 
     def on_batch_end(self, net, **kwargs):
         if self.requested:
+            self.granted = True
             raise KeyboardInterrupt
 
 

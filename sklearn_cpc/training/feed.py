@@ -83,6 +83,14 @@ class TrainingBatches:
     Batches differ in size by one image at the most, so that the number of candidates, and the
     loss with it, hardly changes from batch to batch.
 
+    Parameters
+    ----------
+    feed : ImageFeed
+    batch_size : int
+    random_state : numpy.random.RandomState
+    rows : ndarray of int or None, default=None
+        Images to train on. None: all.
+
     Yields
     ------
     images : Tensor of shape (batch, channels, height, width)
@@ -90,18 +98,48 @@ class TrainingBatches:
         On the images' device, for everything else that is drawn in the pass.
     """
 
-    def __init__(self, feed, batch_size, random_state):
+    def __init__(self, feed, batch_size, random_state, rows=None):
         self.feed = feed
-        self.n_batches = -(-len(feed) // batch_size)
+        self.rows = rows
+        self.n_images = len(feed) if rows is None else len(rows)
+        self.n_batches = -(-self.n_images // batch_size)
         self.random_state = random_state
+        self.n_given = 0  # batches of the pass
+        self._is_taken_up = False
 
     def __len__(self):
         return self.n_batches
 
     def __iter__(self):
-        seed = int(self.random_state.randint(2**31 - 1))
-        generator = torch.Generator(self.feed.device).manual_seed(seed)
-        order = torch.randperm(len(self.feed), generator=torch.Generator().manual_seed(seed))
-        indices = (index.numpy() for index in order.tensor_split(self.n_batches))
+        if not self._is_taken_up:
+            self._begin(int(self.random_state.randint(2**31 - 1)))
+        self._is_taken_up = False
+        order = torch.randperm(self.n_images, generator=torch.Generator().manual_seed(self.seed))
+        indices = [index.numpy() for index in order.tensor_split(self.n_batches)[self.n_given :]]
+        if self.rows is not None:
+            indices = [self.rows[index] for index in indices]
         for images in self.feed.batches(indices):
-            yield images, generator
+            self.n_given += 1
+            yield images, self.generator
+
+    def _begin(self, seed):
+        self.seed = seed
+        self.n_given = 0
+        self.generator = torch.Generator(self.feed.device).manual_seed(seed)
+
+    def state_dict(self):
+        """Where the pass is, between two batches."""
+        return {
+            "seed": self.seed,
+            "n_given": self.n_given,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state):
+        """Let the next pass go on from there."""
+        if not 0 <= state["n_given"] <= self.n_batches:
+            raise ValueError(f"n_given={state['n_given']} of {self.n_batches} batches")
+        self._begin(state["seed"])
+        self.generator.set_state(state["generator"])
+        self.n_given = state["n_given"]
+        self._is_taken_up = True

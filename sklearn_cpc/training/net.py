@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import GradientNormClipping
+from skorch.callbacks import Callback, GradientNormClipping
 
 from ..nn import CPCOutput
 from .callbacks import (
@@ -22,6 +22,7 @@ from .callbacks import (
     WeightAverage,
 )
 from .feed import TrainingBatches
+from .held_out import HeldOut
 
 __all__ = ["CPCNet", "TrainingSettings", "interrupt_after_batch", "train"]
 
@@ -49,6 +50,10 @@ class TrainingSettings:
         Decay of the average of the weights, see `WeightAverage`. None: no average.
     accumulate : int
         Parts in which the encoder goes through a batch, see `CPCModel`.
+    rows : ndarray of int or None
+        Images to train on. None: all.
+    held_out : HeldOut or None
+        Ends the training early. None: it has all its epochs.
     """
 
     n_epochs: int
@@ -60,6 +65,8 @@ class TrainingSettings:
     schedule: str = "cosine"
     averaging: float | None = None
     accumulate: int = 1
+    rows: object = None
+    held_out: HeldOut | None = None
 
 
 class CPCNet(NeuralNet):
@@ -87,7 +94,7 @@ class CPCNet(NeuralNet):
         return []
 
     def get_iterator(self, dataset, training=False):
-        return TrainingBatches(dataset, self.batch_size, self.random_state)
+        return self.batches_
 
     def initialize_optimizer(self, *args, **kwargs):
         """Weights decay; biases and the gains of norms do not."""
@@ -149,7 +156,22 @@ def _no_criterion():
     return None
 
 
-def train(net, feed, settings):
+class _Enough(Exception):  # noqa: N818
+    """Held-out images have ended the training."""
+
+
+class _EndWithHeldOut(Callback):
+    """Ends the training after all other callbacks have seen the epoch."""
+
+    def __init__(self, held_out):
+        self.held_out = held_out
+
+    def on_epoch_end(self, net, **kwargs):
+        if self.held_out.has_ended:
+            raise _Enough
+
+
+def train(net, feed, settings, keeper=None):
     """Train a net in place; Ctrl-C ends training after the batch.
 
     Parameters
@@ -158,6 +180,8 @@ def train(net, feed, settings):
         Initialised; keeps its optimiser's state and its history.
     feed : ImageFeed
     settings : TrainingSettings
+    keeper : CheckpointKeeper or None, default=None
+        Of a training that may have begun before.
 
     Raises
     ------
@@ -170,10 +194,40 @@ def train(net, feed, settings):
         If training was interrupted.
     """
     stop = StopRequest()
-    n_batches = settings.n_epochs * len(TrainingBatches(feed, settings.batch_size, None))
+    net.batch_size, net.max_epochs = settings.batch_size, settings.n_epochs
+    net.batches_ = TrainingBatches(feed, settings.batch_size, net.random_state, settings.rows)
+    callbacks = _callbacks(net, settings, stop, keeper)
+    net.callbacks_ = [(f"callback_{i}", callback) for i, callback in enumerate(callbacks)]
+    net.module_.accumulate = settings.accumulate
+    for group in net.optimizer_.param_groups:
+        group["lr"] = net.lr  # an earlier training has left it at the end of its cosine
+    net.notify("on_train_begin")
+    try:
+        with interrupt_after_batch(stop):
+            n_done = 0 if keeper is None else keeper.take_up(net)
+            if settings.held_out is None or not settings.held_out.has_ended:
+                net.fit_loop(feed, epochs=settings.n_epochs - n_done)
+    except _Enough:
+        pass
+    except KeyboardInterrupt:
+        _interrupted(net, settings, stop, keeper)
+    finally:
+        net.notify("on_train_end")
+        net.callbacks_ = []
+        del net.batches_
+    _check_features(net, feed)
+    if keeper is not None and not stop.acted:
+        keeper.finish(net)
+
+
+def _callbacks(net, settings, stop, keeper):
+    """Initialised copies of the user's callbacks, among ours."""
+    n_batches = settings.n_epochs * len(net.batches_)
     # A requested stop ends the batch's callbacks: what counts batches comes before it.
     own = [] if settings.averaging is None else [WeightAverage(settings.averaging)]
     own += [EpochRecord(), stop, QueueClearing()]
+    if settings.held_out is not None:
+        own.append(settings.held_out)
     if settings.warmup is not None:
         own.append(LearningRate(n_batches, settings.warmup, settings.schedule))
     if net.module_.greedy == "sequential":
@@ -182,31 +236,35 @@ def train(net, feed, settings):
         own.append(GradientNormClipping(settings.clip_norm))
     if settings.verbose:
         own.append(ProgressLine(settings.n_epochs))
-    # The user's own come last and see the record of the epoch.
+    # The user's own come after and see the record of the epoch.
     own += copy.deepcopy(list(settings.callbacks))
-    net.callbacks_ = [(f"callback_{i}", callback.initialize()) for i, callback in enumerate(own)]
-    net.batch_size = settings.batch_size
-    net.module_.accumulate = settings.accumulate
-    for group in net.optimizer_.param_groups:
-        group["lr"] = net.lr  # an earlier training has left it at the end of its cosine
-    net.notify("on_train_begin")
-    try:
-        with interrupt_after_batch(stop):
-            net.fit_loop(feed, epochs=settings.n_epochs)
-    except KeyboardInterrupt:
-        _close_epoch(net)
-        # Callbacks, such as skorch's EarlyStopping, end a training in the same way.
-        if stop.requested or not settings.callbacks:
-            warnings.warn(
-                f"Training was interrupted in epoch {len(net.history)}; the estimator is fitted "
-                "with what it had learned by then.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-    finally:
-        net.notify("on_train_end")
-        net.callbacks_ = []
-    _check_features(net, feed)
+    own += [] if keeper is None else [keeper]
+    if settings.held_out is not None:
+        own.append(_EndWithHeldOut(settings.held_out))
+    return [callback.initialize() for callback in own]
+
+
+def _interrupted(net, settings, stop, keeper):
+    """Close what was broken off, by Ctrl-C or by a callback, and say so."""
+    if stop.granted and keeper is not None:
+        keeper.interrupted(net)
+    _close_epoch(net)
+    # Callbacks, such as skorch's EarlyStopping, end a training in the same way.
+    if settings.callbacks and not stop.requested:
+        return
+    stop.acted = True
+    way_on = ""
+    if keeper is not None:
+        way_on = (
+            "; fit with the same settings and images goes on from the last checkpoint in "
+            f"{str(keeper.folder.folder)!r}"
+        )
+    warnings.warn(
+        f"Training was interrupted in epoch {len(net.history)}; the estimator is fitted "
+        f"with what it had learned by then{way_on}.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
 
 
 def _check_features(net, feed):
