@@ -66,6 +66,7 @@ CONSTRAINTS = {
     "clip_norm": [POSITIVE, None],
     "averaging": [Interval(Real, 0, 1, closed="left"), None],
     "accumulate": [POSITIVE_INT],
+    "gather_negatives": ["boolean"],
     "device": [str],
     "precision": [StrOptions({"auto", "float32", "bf16"})],
     "compile": ["boolean"],

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..nn import n_pooled, pool
 from ..training import ImageFeed, PixelScale, TrainingSettings, train
+from ..training.distributed import shared_random_state
 from . import building, inputs
 from .constraints import CONSTRAINTS
 from .guards import all_or_nothing, threads
@@ -165,6 +166,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     accumulate : int, default=1
         Parts in which the encoder goes through a batch, for the memory of a part. The gradient is
         that of the whole batch whatever the negatives, for a third more time.
+    gather_negatives : bool, default=False
+        For training by several processes, see Notes. True: the loss is that of the whole batch,
+        whatever the negatives, at the price of sending latents and contexts. False: each process
+        takes negatives from its own part of the batch; with "groups" and "image" that is the same,
+        as long as there is a group for every process.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
     precision : {"auto", "float32", "bf16"}, default="auto"
@@ -212,6 +218,14 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     What is predictable in the images is what gets learned. Where neighbouring patches share
     something of no interest, such as a background, let `augment` change it patch by patch.
+
+    Several devices and machines: start the same script with ``torchrun --nproc_per_node=N``, and
+    give every process all images. `fit` and `partial_fit` then train together, each process on its
+    part of every batch (`batch_size` is that of the whole) and on its own GPU where there are
+    some; all end with the same weights, as a single process would have them, and process 0 prints.
+    Another number of processes may go on from there. See
+    `sklearn_cpc.training.distributed.is_main_process` for what only one of them should do, and
+    `alone` there for a fit that is not shared.
 
     References
     ----------
@@ -279,6 +293,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         clip_norm=5.0,
         averaging=None,
         accumulate=1,
+        gather_negatives=False,
         device="auto",
         precision="auto",
         compile=False,
@@ -329,6 +344,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.clip_norm = clip_norm
         self.averaging = averaging
         self.accumulate = accumulate
+        self.gather_negatives = gather_negatives
         self.device = device
         self.precision = precision
         self.compile = compile
@@ -392,7 +408,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _start(self, X, n_epochs, warmup):
         images = inputs.check_images(self, X, reset=True)
-        random_state = check_random_state(self.random_state)
+        random_state = shared_random_state(check_random_state(self.random_state))
         building.check_batch(self, images, n_epochs)
         scale = PixelScale.of(images)
         net = building.build_net(self, images.shape, scale, random_state)
@@ -440,6 +456,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 self.schedule,
                 self.averaging,
                 self.accumulate,
+                self.gather_negatives,
             )
             with building.own_generators(net), building.compiled(self.compile, net, feed):
                 train(net, feed, settings)

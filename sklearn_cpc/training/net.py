@@ -21,6 +21,7 @@ from .callbacks import (
     StopRequest,
     WeightAverage,
 )
+from .distributed import DataParallel, SharedRecord, all_true, join
 from .feed import TrainingBatches
 
 __all__ = ["CPCNet", "TrainingSettings", "interrupt_after_batch", "train"]
@@ -49,6 +50,8 @@ class TrainingSettings:
         Decay of the average of the weights, see `WeightAverage`. None: no average.
     accumulate : int
         Parts in which the encoder goes through a batch, see `CPCModel`.
+    gather_negatives : bool
+        Whether several processes look for negatives in the whole batch, see `DataParallel`.
     """
 
     n_epochs: int
@@ -60,6 +63,7 @@ class TrainingSettings:
     schedule: str = "cosine"
     averaging: float | None = None
     accumulate: int = 1
+    gather_negatives: bool = False
 
 
 class CPCNet(NeuralNet):
@@ -111,7 +115,7 @@ class CPCNet(NeuralNet):
         self._zero_grad_optimizer()
         outputs = []
         for output in self._outputs(batch):
-            if not torch.isfinite(output.loss):
+            if not all_true(torch.isfinite(output.loss)):
                 raise FloatingPointError(self._diverged(output))
             output.loss.backward()
             outputs.append(replace(output, loss=output.loss.detach()))
@@ -136,8 +140,9 @@ class CPCNet(NeuralNet):
             h for h, ok in zip(self.module_.heads, output.losses.isfinite(), strict=True) if not ok
         ]
         rate = self.optimizer_.param_groups[0]["lr"]
+        loss = output.loss.item() if bad else "not finite in another process,"
         return (
-            f"The loss is {output.loss.item()} in epoch {epoch['epoch']}, batch "
+            f"The loss is {loss} in epoch {epoch['epoch']}, batch "
             f"{len(epoch['batches'])} (heads {bad}), at learning rate {rate:.3g}; lower "
             f"learning_rate={self.lr:g}, or set clip_norm=1.0. The estimator is as it was "
             "before this call."
@@ -169,18 +174,23 @@ def train(net, feed, settings):
     RuntimeWarning
         If training was interrupted.
     """
-    stop = StopRequest()
+    world = join()
+    parallel, stop, record = None, StopRequest(), EpochRecord()
+    if world.size > 1:
+        parallel = DataParallel(world, net, feed, settings.gather_negatives)
+        stop, record = parallel.stop, SharedRecord(parallel)
     n_batches = settings.n_epochs * len(TrainingBatches(feed, settings.batch_size, None))
     # A requested stop ends the batch's callbacks: what counts batches comes before it.
-    own = [] if settings.averaging is None else [WeightAverage(settings.averaging)]
-    own += [EpochRecord(), stop, QueueClearing()]
+    own = [] if parallel is None else [parallel]
+    own += [] if settings.averaging is None else [WeightAverage(settings.averaging)]
+    own += [record, stop, QueueClearing()]
     if settings.warmup is not None:
         own.append(LearningRate(n_batches, settings.warmup, settings.schedule))
     if net.module_.greedy == "sequential":
         own.append(StageByStage(n_batches))
     if settings.clip_norm is not None:
         own.append(GradientNormClipping(settings.clip_norm))
-    if settings.verbose:
+    if settings.verbose and world.rank == 0:
         own.append(ProgressLine(settings.n_epochs))
     # The user's own come last and see the record of the epoch.
     own += copy.deepcopy(list(settings.callbacks))
@@ -192,7 +202,7 @@ def train(net, feed, settings):
     net.notify("on_train_begin")
     try:
         with interrupt_after_batch(stop):
-            net.fit_loop(feed, epochs=settings.n_epochs)
+            net.fit_loop(parallel.parts if parallel else feed, epochs=settings.n_epochs)
     except KeyboardInterrupt:
         _close_epoch(net)
         # Callbacks, such as skorch's EarlyStopping, end a training in the same way.
