@@ -32,7 +32,7 @@ CONSTRAINTS = {
     "patch_stride": [Integral, tuple, list, StrOptions({"auto"})],
     "transform_stride": [Integral, tuple, list, StrOptions({"auto"})],
     "encoder": [StrOptions(set(ENCODERS)), torch.nn.Module, callable],
-    "encoder_norm": [StrOptions({"auto", *NORMS})],
+    "encoder_norm": [StrOptions({"auto", *NORMS, "frozen"})],
     "context": [StrOptions(set(CONTEXTS)), torch.nn.Module, callable],
     "context_dim": [POSITIVE_INT],
     "context_depth": [POSITIVE_INT],
