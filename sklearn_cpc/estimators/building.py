@@ -19,6 +19,7 @@ from ..nn import (
     make_encoder,
 )
 from ..training import CPCNet, ImageFeed
+from ..training.distributed import local_cuda, smallest_part
 from ..training.net import OPTIMIZERS
 
 # Pixels that the first layer is fitted to: 500 images of 32x32.
@@ -234,7 +235,7 @@ def _learn_atoms(encoder, pixels, seed):
 def resolve_device(device):
     """ "auto" is CUDA where there is a device; what is not there is refused."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device).type
     except RuntimeError:
@@ -245,7 +246,7 @@ def resolve_device(device):
             f"device={device!r} must be a device of this machine, and torch finds no CUDA device; "
             "pass device='auto'."
         )
-    return device
+    return local_cuda() if device == "cuda" else device
 
 
 def resolve_precision(precision, device):
@@ -264,13 +265,14 @@ def check_batch(estimator, images, n_epochs, n_samples=None):
     negatives = choose_negatives(
         estimator.negatives, estimator.n_candidates, estimator.negative_images
     )
+    of_few = {"groups": estimator.negative_images, "image": 1}.get(negatives)
+    n = smallest_part(n, estimator.gather_negatives, of_few)
     if negatives == "place" and n == 1:
         raise ValueError(
             f"batch_size={estimator.batch_size} with n_samples={n_samples} makes a batch of one "
             "image, and negatives='place' takes them from other images; pass at least two images "
             "and a larger batch_size."
         )
-    of_few = {"groups": estimator.negative_images, "image": 1}.get(negatives)
     n = min(n, of_few or n)
     height, width, _ = images.shape
     grid = PatchGrid(height, width, estimator.patch_size, estimator.patch_stride)

@@ -52,6 +52,16 @@ def check_images(estimator, X, reset, skipped="drop"):
     return images
 
 
+def description(images):
+    """What can be said of training images in words and numbers."""
+    data = images.data
+    return {
+        "n_images": len(images),
+        "dtype": np.dtype(data.dtype).name,
+        "image_shape": [int(n) for n in data.shape[1:]],
+    }
+
+
 def _flat_shape(estimator):
     height, width, n_channels = estimator.image_shape_
     if n_channels == 1:

@@ -1,11 +1,8 @@
 """Fitted estimators as one safetensors file: weights, and settings as JSON in its header."""
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 from skorch.history import History
@@ -13,6 +10,8 @@ from skorch.history import History
 from ..nn import Augmentation, name_of
 from ..training import PixelScale
 from . import building
+from .card import model_card
+from .files import written_whole
 
 FORMAT = "sklearn-cpc 1"
 # Parameters that may be a module or what makes one.
@@ -22,7 +21,6 @@ OWN_NETWORKS = ("encoder", "context")
 def save(estimator, path):
     """See `CPCTransformer.save`."""
     safetensors = _safetensors("CPCTransformer.save")
-    path = Path(path)
     tensors, optimizer = _tensors(estimator.net_)
     header = {
         "format": FORMAT,
@@ -36,14 +34,13 @@ def save(estimator, path):
         "optimizer": optimizer,
         "random_state": _plain_state(estimator.net_.random_state),
         "n_averaged": getattr(estimator.net_, "n_averaged_", 0),
+        "training_data": getattr(estimator, "training_data_", None),
+        "model_card": model_card(estimator),
     }
     metadata = {"sklearn_cpc": json.dumps(header)}
-    # Written beside its place and moved there whole: a full disk leaves the earlier file.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
+    with written_whole(path) as temporary:
         # save_file would make it unreadable for others, whatever the umask.
         temporary.write_bytes(safetensors.save(tensors, metadata))
-        os.replace(temporary, path)
 
 
 def load(cls, path, device, own):
@@ -74,6 +71,8 @@ def load(cls, path, device, own):
     random_state.set_state(tuple(header["random_state"]))
     estimator._keep_start(tuple(header["image_shape"]), header["channels_first"], scale)
     estimator._keep_net(net)
+    if header.get("training_data"):  # files of 0.1.0 have none
+        estimator.training_data_ = header["training_data"]
     estimator.grid_ = net.module_.grid
     estimator.n_features_in_ = header["n_features_in"]
     if header["feature_names_in"]:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..nn import n_pooled, pool_images
 from ..training import ImageFeed, PixelScale, TrainingSettings, held_out_bound, train
+from ..training.distributed import shared_random_state
 from . import building, inputs, resuming
 from .constraints import CONSTRAINTS
 from .guards import all_or_nothing, threads
@@ -80,10 +81,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         images. None uses batch statistics. Your own: a module, whose weights are copied, or what
         gives one for the number of channels, such as a class. It maps patches (n, channels, height,
         width) to (n, width), or to (n, width, rows, cols), of which the mean is taken. BatchNorm in
-        it becomes GroupNorm, with a warning: what leaks from patch to patch spoils the learning.
-    encoder_norm : {"auto", "none", "group", "layer"}, default="auto"
+        it becomes GroupNorm, with a warning: what leaks from patch to patch spoils the learning;
+        see `encoder_norm` for pretrained ones. Pixels come to it with zero mean and unit variance.
+    encoder_norm : {"auto", "none", "group", "layer", "frozen"}, default="auto"
         Norm inside a named ResNet: over the channels of each pixel ("layer"), over the patch in
-        groups of channels, or none. "auto": "layer".
+        groups of channels, or none. "auto": "layer". "frozen", for an encoder of your own: its
+        BatchNorm keeps the statistics that it has collected, and a pretrained one starts as it was.
     context : {"pixelcnn", "gated-pixelcnn", "gru", "transformer"}, Module or callable, \
             default="pixelcnn"
         Network that sums up the rows seen so far. Your own: a module, or what gives one for the
@@ -200,6 +203,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     checkpoint_every : float, default=600
         Seconds from one checkpoint to the next within an epoch. One more is at the end of
         each epoch.
+    gather_negatives : bool, default=False
+        For training by several processes, see Notes. True: the loss is that of the whole batch,
+        whatever the negatives, at the price of sending latents and contexts. False: each process
+        takes negatives from its own part of the batch; with "groups" and "image" that is the same,
+        as long as there is a group for every process.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
     precision : {"auto", "float32", "bf16"}, default="auto"
@@ -230,6 +238,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Height, width and channels of the training images.
     grid_ : PatchGrid
         Geometry in training.
+    training_data_ : dict
+        Number of images, dtype and shape of an image in the first training, as they were handed in.
     n_features_in_ : int
         Numbers in a training image.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -260,6 +270,14 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     libraries start anew when a training is gone on with, unless they have `state_dict` and
     `load_state_dict`.
 
+    Several devices and machines: start the same script with ``torchrun --nproc_per_node=N``, and
+    give every process all images. `fit` and `partial_fit` then train together, each process on its
+    part of every batch (`batch_size` is that of the whole) and on its own GPU where there are
+    some; all end with the same weights, as a single process would have them, and process 0 prints.
+    Another number of processes may go on from there. See
+    `sklearn_cpc.training.distributed.is_main_process` for what only one of them should do, and
+    `alone` there for a fit that is not shared.
+
     References
     ----------
     A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with Contrastive Predictive
@@ -278,6 +296,15 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     >>> cpc.fit_transform(X[:100]).shape
     (100, 32)
     >>> pipe = make_pipeline(cpc, LogisticRegression(max_iter=1000)).fit(X[:100], y[:100])
+
+    Going on from a network that was trained elsewhere, such as ``timm.create_model("resnet18",
+    pretrained=True, in_chans=1, num_classes=0)`` or the trunk of one of torchvision's:
+
+    >>> from torch import nn
+    >>> trunk = nn.Sequential(nn.Conv2d(1, 16, 2), nn.BatchNorm2d(16), nn.ReLU())  # pretrained
+    >>> mine = CPCTransformer(None, encoder=trunk, encoder_norm="frozen", max_epochs=1)
+    >>> mine.fit_transform(X[:100]).shape  # as many features as it has itself
+    (100, 16)
     """
 
     _parameter_constraints = CONSTRAINTS
@@ -336,6 +363,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tol=1e-4,
         checkpoint=None,
         checkpoint_every=600,
+        gather_negatives=False,
         device="auto",
         precision="auto",
         compile=False,
@@ -396,6 +424,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.tol = tol
         self.checkpoint = checkpoint
         self.checkpoint_every = checkpoint_every
+        self.gather_negatives = gather_negatives
         self.device = device
         self.precision = precision
         self.compile = compile
@@ -473,11 +502,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         resuming.check_callbacks(self.callbacks)
         images = inputs.check_images(self, X, reset=True)
         run = resuming.LongRun(self, images, n_epochs, is_pass)
-        random_state = check_random_state(self.random_state)
+        random_state = shared_random_state(check_random_state(self.random_state))
         scale = PixelScale.of(images)
         net = building.build_net(self, images.shape, scale, random_state)
         building.check_plan(self, net, n_epochs)
         self.grid_ = net.module_.grid
+        self.training_data_ = inputs.description(images)
         # What cannot be transformed is refused before the training.
         net.module_.n_outputs(self.output)
         inputs.transform_grid(self)
@@ -529,6 +559,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 self.accumulate,
                 run.rows,
                 run.held_out,
+                self.gather_negatives,
             )
             with building.own_generators(net), building.compiled(self.compile, net, feed):
                 train(net, feed, settings, run.keeper)
@@ -705,6 +736,70 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         from .persistence import load
 
         return load(cls, path, device, {"encoder": encoder, "context": context})
+
+    # Shipping
+
+    def feature_module(self, image_size=None):
+        """The fitted model as a plain torch module: images as in `fit` -> pooled features.
+
+        Parameters
+        ----------
+        image_size : (int, int) or None, default=None
+            Height and width of the images. None: those of `fit`.
+
+        Returns
+        -------
+        module : torch.nn.Module
+            On the CPU, in eval mode and without gradients; it takes tensors of the dtype and layout
+            of the training images and gives what `transform` gives in float32.
+            `torch.export.export` takes it.
+        """
+        from .export import feature_module
+
+        return feature_module(self, image_size)
+
+    def to_onnx(self, path, *, image_size=None, dtype=None):
+        """Write the fitted model as an ONNX file: "images" as in `fit` -> pooled "features".
+
+        Parameters
+        ----------
+        path : str or Path
+            It appears whole or not at all.
+        image_size : (int, int) or None, default=None
+            As in `feature_module`.
+        dtype : str or dtype or None, default=None
+            Of the images. None: that of the training images.
+
+        Raises
+        ------
+        ImportError
+            If onnx or onnxscript is not installed.
+        ValueError
+            If the model, such as an encoder of your own, has what the exporter does not know.
+
+        Notes
+        -----
+        The number of images is free. Matrix products are in float32, whatever `precision`.
+        """
+        from .export import to_onnx
+
+        to_onnx(self, path, image_size, dtype)
+
+    def model_card(self, path=None):
+        """What the model is, as a page of Markdown: data, settings, training, versions, use.
+
+        Parameters
+        ----------
+        path : str, Path or None, default=None
+            Where it is written, too; it appears whole or not at all.
+
+        Returns
+        -------
+        card : str
+        """
+        from .card import model_card
+
+        return model_card(self, path)
 
     # Inner workings
 

@@ -5,6 +5,7 @@ from .context import CONTEXTS, GatedPixelCNN, PixelCNN, make_context
 from .custom import AdoptedEncoder, adopt_context, adopt_encoder, name_of
 from .dictionary import DictionaryEncoder
 from .encoders import ENCODERS, ConvEncoder, make_encoder
+from .features import ImageFeatures
 from .greedy import GREEDY, encoder_stages
 from .heads import ContrastiveHeads, CPCOutput, first_row_first
 from .layers import NORMS, ChannelNorm
@@ -37,6 +38,7 @@ __all__ = [
     "ConvEncoder",
     "DictionaryEncoder",
     "GatedPixelCNN",
+    "ImageFeatures",
     "OwnNegatives",
     "PatchGrid",
     "PixelCNN",

@@ -50,7 +50,29 @@ class AdoptedEncoder(nn.Module):
         return features if self.head is None else F.relu(self.head(features))
 
 
-def adopt_encoder(encoder, n_channels, patch_size, n_components=None):
+class FrozenNorm(nn.Module):
+    """A norm over batches with the statistics that it once collected: no batch enters any more.
+
+    Parameters
+    ----------
+    norm : BatchNorm or InstanceNorm
+        With running statistics. Its weights go on learning; the statistics stay.
+    """
+
+    def __init__(self, norm):
+        super().__init__()
+        self.eps = norm.eps
+        self.weight, self.bias = norm.weight, norm.bias
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+
+    def forward(self, x):
+        # In training mode, too, the statistics are those given.
+        mean, var = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, var, self.weight, self.bias, training=False, eps=self.eps)
+
+
+def adopt_encoder(encoder, n_channels, patch_size, n_components=None, frozen_norms=False):
     """Make an encoder of a user's module.
 
     A module that keeps to the rule of encoders, with features in one row and their number in
@@ -65,6 +87,9 @@ def adopt_encoder(encoder, n_channels, patch_size, n_components=None):
     patch_size : (int, int)
     n_components : int or None, default=None
         None: the module's own number of features, found out by a patch of random numbers.
+    frozen_norms : bool, default=False
+        Norms over batches keep the statistics that they have collected, so that a pretrained
+        network goes on giving what it gives. False: they become GroupNorm.
 
     Returns
     -------
@@ -75,7 +100,8 @@ def adopt_encoder(encoder, n_channels, patch_size, n_components=None):
     TypeError
         If it is no module and gives none, or its features are no tensor of floats.
     ValueError
-        If it fails on a patch, gives another shape, or mixes patches in spite of the conversion.
+        If it fails on a patch, gives another shape, mixes patches in spite of the conversion, or
+        a norm to be frozen has no statistics.
 
     Warns
     -----
@@ -87,12 +113,13 @@ def adopt_encoder(encoder, n_channels, patch_size, n_components=None):
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(3, n_channels, *patch_size, generator=generator)
     width = _measured_width(what, module, patches)  # gives lazy layers their sizes, too
-    module, converted = _without_batch_statistics(module)
-    if converted:
+    module, converted = _without_batch_statistics(module, what if frozen_norms else None)
+    if converted and not frozen_norms:
         warnings.warn(
             f"{what}: {', '.join(converted)} became GroupNorm with the same weights, because "
             "statistics over a batch of patches leak from one patch to the next, and the loss then "
-            "falls without anything being learned; pass an encoder without them to silence this.",
+            "falls without anything being learned; pass an encoder without them to silence this, "
+            "or, if it is pretrained, encoder_norm='frozen', which keeps what it has learned.",
             UserWarning,
             stacklevel=2,
         )
@@ -215,9 +242,13 @@ def _measured_width(what, module, patches):
     return shape[1]
 
 
-def _without_batch_statistics(module):
-    """The module with GroupNorm in the place of norms over the batch, and their kinds."""
-    norms = {m: _batch_free(m) for m in module.modules() if _has_batch_statistics(m)}
+def _without_batch_statistics(module, frozen=None):
+    """The module with GroupNorm in the place of norms over the batch, and their kinds.
+
+    With `frozen`, the words for the module, the norms keep their statistics instead.
+    """
+    found = [m for m in module.modules() if _has_batch_statistics(m)]
+    norms = {m: _batch_free(m) if frozen is None else _frozen(frozen, m) for m in found}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if child in norms:
@@ -230,6 +261,16 @@ def _has_batch_statistics(module):
     # Those that InstanceNorm collects serve after training, when it is another network.
     instance = isinstance(module, _InstanceNorm) and module.track_running_stats
     return instance or isinstance(module, _BatchNorm)
+
+
+def _frozen(what, norm):
+    if norm.running_mean is None:
+        raise ValueError(
+            f"{what}: {type(norm).__name__} has collected no statistics "
+            "(track_running_stats=False), and encoder_norm='frozen' keeps those; pass "
+            "encoder_norm='auto'."
+        )
+    return FrozenNorm(norm)
 
 
 def _batch_free(norm):

@@ -162,8 +162,9 @@ def make_encoder(encoder, n_channels, patch_size, n_components, norm="auto"):
     patch_size : (int, int)
     n_components : int or None
         None: 1,024 for "conv" and "dictionary", its own width for any other.
-    norm : {"auto", "none", "group", "layer"}, default="auto"
-        Of a residual network. "auto": "layer".
+    norm : {"auto", "none", "group", "layer", "frozen"}, default="auto"
+        Of a residual network. "auto": "layer". For a user's own "auto" or "frozen", see
+        `adopt_encoder`.
 
     Raises
     ------
@@ -171,12 +172,12 @@ def make_encoder(encoder, n_channels, patch_size, n_components, norm="auto"):
         If a name is unknown, or a norm is asked for that the encoder does not have.
     """
     if not isinstance(encoder, str):
-        if norm != "auto":
+        if norm not in ("auto", "frozen"):
             raise ValueError(
-                f"encoder_norm={norm!r} must be 'auto' with an encoder of your own; build that "
-                "with the norm that you want."
+                f"encoder_norm={norm!r} must be 'auto' or 'frozen' with an encoder of your own; "
+                "build that with the norm that you want."
             )
-        return adopt_encoder(encoder, n_channels, patch_size, n_components)
+        return adopt_encoder(encoder, n_channels, patch_size, n_components, norm == "frozen")
     check_name("encoder", encoder, ENCODERS)
     check_name("encoder_norm", norm, ("auto", *NORMS))
     if encoder == "conv":

@@ -28,6 +28,10 @@ def first_row_first(grid, direction):
     return torch.rot90(grid, DIRECTIONS[direction], (1, 2))
 
 
+def _as_it_is(x):
+    return x
+
+
 @dataclass
 class CPCOutput:
     """Loss of a batch and what it is made of, one entry per head (a direction and a step).
@@ -100,12 +104,18 @@ class PredictionMaps(nn.Module):
 class ContrastiveHeads(nn.Module):
     """What `CPCModel` does with latents; its settings are the model's."""
 
+    # In training by several processes: a callable that brings the rows of all of them together.
+    gather = None
+
     def _results(self, z, contexts, maps, generator):
         """(loss, accuracy, N, InfoNCE) of each head; without contexts z predicts itself."""
+        gather = self.gather if self.gather and self.training else _as_it_is
+        everyones = gather(z)
         results = []
         for direction, steps in self.plan.items():
-            turned = first_row_first(z, direction)
-            c = turned if contexts is None else contexts[direction](turned)
+            turned = c = first_row_first(everyones, direction)
+            if contexts is not None:
+                c = gather(contexts[direction](first_row_first(z, direction)))
             target_map = maps.targets[direction]
             queue = maps.queues[direction] if self.negatives == "queue" and self.training else None
             for W_k, k in zip(maps.W[direction], steps, strict=True):

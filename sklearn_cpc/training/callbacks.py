@@ -192,11 +192,15 @@ class EpochRecord(Callback):
         self.sums_ = None
 
     def on_batch_end(self, net, batch=None, y_pred=None, **kwargs):
-        n = len(batch[0])
+        n = self.weight(batch)
         was_trained = (y_pred.n_candidates > 0).float()
         rows = torch.stack([y_pred.losses, y_pred.accuracies, y_pred.bounds, was_trained]) * n
         self.sums_ = rows if self.sums_ is None else self.sums_.to(rows.device) + rows
         self.n_images_ += n
+
+    def weight(self, batch):
+        """Images that the batch counts for."""
+        return len(batch[0])
 
     def on_epoch_end(self, net, **kwargs):
         seconds = time.perf_counter() - self.start_

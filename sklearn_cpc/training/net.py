@@ -21,6 +21,7 @@ from .callbacks import (
     StopRequest,
     WeightAverage,
 )
+from .distributed import DataParallel, SharedRecord, all_true, is_main_process, join
 from .feed import TrainingBatches
 from .held_out import HeldOut
 
@@ -54,6 +55,8 @@ class TrainingSettings:
         Images to train on. None: all.
     held_out : HeldOut or None
         Ends the training early. None: it has all its epochs.
+    gather_negatives : bool
+        Whether several processes look for negatives in the whole batch, see `DataParallel`.
     """
 
     n_epochs: int
@@ -67,6 +70,7 @@ class TrainingSettings:
     accumulate: int = 1
     rows: object = None
     held_out: HeldOut | None = None
+    gather_negatives: bool = False
 
 
 class CPCNet(NeuralNet):
@@ -118,7 +122,7 @@ class CPCNet(NeuralNet):
         self._zero_grad_optimizer()
         outputs = []
         for output in self._outputs(batch):
-            if not torch.isfinite(output.loss):
+            if not all_true(torch.isfinite(output.loss)):
                 raise FloatingPointError(self._diverged(output))
             output.loss.backward()
             outputs.append(replace(output, loss=output.loss.detach()))
@@ -143,8 +147,9 @@ class CPCNet(NeuralNet):
             h for h, ok in zip(self.module_.heads, output.losses.isfinite(), strict=True) if not ok
         ]
         rate = self.optimizer_.param_groups[0]["lr"]
+        loss = output.loss.item() if bad else "not finite in another process,"
         return (
-            f"The loss is {output.loss.item()} in epoch {epoch['epoch']}, batch "
+            f"The loss is {loss} in epoch {epoch['epoch']}, batch "
             f"{len(epoch['batches'])} (heads {bad}), at learning rate {rate:.3g}; lower "
             f"learning_rate={self.lr:g}, or set clip_norm=1.0. The estimator is as it was "
             "before this call."
@@ -193,10 +198,15 @@ def train(net, feed, settings, keeper=None):
     RuntimeWarning
         If training was interrupted.
     """
-    stop = StopRequest()
+    world = join()
+    parallel, stop = None, StopRequest()
+    if world.size > 1:
+        parallel = DataParallel(world, net, feed, settings.gather_negatives)
+        stop = parallel.stop
+    parts = parallel.parts if parallel else feed
     net.batch_size, net.max_epochs = settings.batch_size, settings.n_epochs
-    net.batches_ = TrainingBatches(feed, settings.batch_size, net.random_state, settings.rows)
-    callbacks = _callbacks(net, settings, stop, keeper)
+    net.batches_ = TrainingBatches(parts, settings.batch_size, net.random_state, settings.rows)
+    callbacks = _callbacks(net, settings, parallel, stop, keeper)
     net.callbacks_ = [(f"callback_{i}", callback) for i, callback in enumerate(callbacks)]
     net.module_.accumulate = settings.accumulate
     for group in net.optimizer_.param_groups:
@@ -206,7 +216,7 @@ def train(net, feed, settings, keeper=None):
         with interrupt_after_batch(stop):
             n_done = 0 if keeper is None else keeper.take_up(net)
             if settings.held_out is None or not settings.held_out.has_ended:
-                net.fit_loop(feed, epochs=settings.n_epochs - n_done)
+                net.fit_loop(parts, epochs=settings.n_epochs - n_done)
     except _Enough:
         pass
     except KeyboardInterrupt:
@@ -220,12 +230,13 @@ def train(net, feed, settings, keeper=None):
         keeper.finish(net)
 
 
-def _callbacks(net, settings, stop, keeper):
+def _callbacks(net, settings, parallel, stop, keeper):
     """Initialised copies of the user's callbacks, among ours."""
     n_batches = settings.n_epochs * len(net.batches_)
     # A requested stop ends the batch's callbacks: what counts batches comes before it.
-    own = [] if settings.averaging is None else [WeightAverage(settings.averaging)]
-    own += [EpochRecord(), stop, QueueClearing()]
+    own = [] if parallel is None else [parallel]
+    own += [] if settings.averaging is None else [WeightAverage(settings.averaging)]
+    own += [EpochRecord() if parallel is None else SharedRecord(parallel), stop, QueueClearing()]
     if settings.held_out is not None:
         own.append(settings.held_out)
     if settings.warmup is not None:
@@ -234,7 +245,7 @@ def _callbacks(net, settings, stop, keeper):
         own.append(StageByStage(n_batches))
     if settings.clip_norm is not None:
         own.append(GradientNormClipping(settings.clip_norm))
-    if settings.verbose:
+    if settings.verbose and is_main_process():
         own.append(ProgressLine(settings.n_epochs))
     # The user's own come after and see the record of the epoch.
     own += copy.deepcopy(list(settings.callbacks))

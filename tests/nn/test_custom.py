@@ -136,7 +136,7 @@ def test_a_model_trains_networks_of_ones_own():
 
 
 def test_a_norm_is_not_for_an_encoder_of_ones_own():
-    message = "encoder_norm='group' must be 'auto' with an encoder of your own; build that with"
+    message = "encoder_norm='group' must be 'auto' or 'frozen' with an encoder of your own; build"
     with pytest.raises(ValueError, match=message):
         make_encoder(Maps, 3, PATCH, None, "group")
 

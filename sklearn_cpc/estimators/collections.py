@@ -1,0 +1,167 @@
+"""Features of collections that no single process holds: dask arrays, several processes."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from ..training.distributed import join
+from .files import written_whole
+
+__all__ = ["read_shared", "transform_blocks", "transform_shared"]
+
+
+def transform_blocks(transformer, X):
+    """Features of a dask array of images, block by block, when they are asked for.
+
+    Parameters
+    ----------
+    transformer : CPCTransformer
+        Fitted. It goes with the tasks to where they are computed.
+    X : dask array of shape (n, ...)
+        Images as in `transformer.transform`. Blocks are those of the first axis; each is to fit
+        into the memory of a worker. Its length may be unknown.
+
+    Returns
+    -------
+    features : dask array of shape (n, n_features_out), float32
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_cpc import CPCTransformer
+    >>> from sklearn_cpc.estimators.collections import transform_blocks
+    >>> X = load_digits().data[:100]
+    >>> cpc = CPCTransformer(16, latent_dim=8, max_epochs=0).fit(X)
+    >>> transform_blocks(cpc, da.from_array(X, chunks=(40, -1)))
+    dask.array<..., shape=(100, 16), dtype=float32, chunksize=(40, 16), chunktype=numpy.ndarray>
+    """
+    check_is_fitted(transformer)
+    if not hasattr(X, "map_blocks"):
+        raise TypeError(
+            f"X is {type(X).__name__} and must be a dask array; use transformer.transform(X), or "
+            "dask.array.from_array(X, chunks=(1000, ...))."
+        )
+    X = X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
+    width = transformer.get_feature_names_out().shape[0]
+    return X.map_blocks(
+        _transformed,
+        transformer=transformer,
+        dtype=np.float32,
+        chunks=(X.chunks[0], (width,)),
+        drop_axis=list(range(2, X.ndim)),
+        meta=np.empty((0, width), np.float32),
+    )
+
+
+def _transformed(block, transformer):
+    if not len(block):
+        return np.empty((0, transformer.get_feature_names_out().shape[0]), np.float32)
+    return transformer.transform(block)
+
+
+def transform_shared(transformer, X, folder=None, *, rows_per_file=100_000):
+    """Features of images, shared among the processes of torchrun; one process does all.
+
+    Parameters
+    ----------
+    transformer : CPCTransformer
+        Fitted, the same in all processes.
+    X : array-like
+        All images, as in `transformer.transform`; each process reads its rows only, by slices.
+    folder : str, Path or None, default=None
+        Where the features are written, file by file, as ``rows-000000000000-000000100000.npy``. A
+        file that is there is kept: an interrupted run goes on where it was, with any number of
+        processes. None: they are brought together in the memory of every process.
+    rows_per_file : int, default=100_000
+        Images whose features go into one file.
+
+    Returns
+    -------
+    features : ndarray of shape (n, n_features_out), float32, or None
+        None where they are written; `read_shared` reads them.
+
+    Raises
+    ------
+    ValueError
+        If `rows_per_file` is below 1, or a file that is there has another shape.
+    """
+    check_is_fitted(transformer)
+    if rows_per_file < 1:
+        raise ValueError(f"rows_per_file={rows_per_file!r} must be at least 1; pass 100_000.")
+    world = join()
+    if folder is not None:
+        return _write_rows(transformer, X, Path(folder), rows_per_file, world)
+    n = len(X)
+    ends = [n * part // world.size for part in range(world.size + 1)]
+    start, stop = ends[world.rank : world.rank + 2]
+    width = transformer.get_feature_names_out().shape[0]
+    mine = transformer.transform(X[start:stop]) if stop > start else np.empty((0, width), "f4")
+    if world.size == 1:
+        return mine
+    sizes = [b - a for a, b in pairwise(ends)]
+    padded = torch.zeros(max(sizes), width)
+    padded[: len(mine)] = torch.from_numpy(mine)
+    parts = [torch.empty_like(padded) for _ in range(world.size)]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)]).numpy()
+
+
+def _write_rows(transformer, X, folder, rows_per_file, world):
+    folder.mkdir(parents=True, exist_ok=True)
+    width = transformer.get_feature_names_out().shape[0]
+    starts = range(0, len(X), rows_per_file)
+    for start in starts[world.rank :: world.size]:
+        stop = min(len(X), start + rows_per_file)
+        path = folder / f"rows-{start:012d}-{stop:012d}.npy"
+        if path.exists():
+            _check_shape(path, (stop - start, width))
+            continue
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, transformer.transform(X[start:stop]))
+    if world.size > 1:
+        torch.distributed.barrier()
+
+
+def _check_shape(path, shape):
+    found = np.load(path, mmap_mode="r").shape
+    if found != shape:
+        raise ValueError(
+            f"{path} is there with features of shape {found}, and {shape} would be written; pass "
+            "another folder, or delete the files of the other run."
+        )
+
+
+def read_shared(folder):
+    """What `transform_shared` wrote, as memory maps.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    parts : list of memmap of shape (n_rows, n_features_out)
+        In order; ``np.concatenate(parts)`` are the features of all images.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or rows are missing between them.
+    """
+    paths = sorted(Path(folder).glob("rows-*-*.npy"))
+    expected = 0
+    for path in paths:
+        start, stop = map(int, path.stem.split("-")[1:])
+        if start != expected:
+            raise ValueError(
+                f"{folder} has no features of rows {expected} to {start}; run transform_shared "
+                "again with the same rows_per_file, it writes what is missing."
+            )
+        expected = stop
+    if not paths:
+        raise ValueError(f"{folder} has no files rows-*-*.npy; run transform_shared first.")
+    return [np.load(path, mmap_mode="r") for path in paths]

@@ -1,0 +1,167 @@
+"""Several processes train what one would: two of them, started by torchrun, on the CPU."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_cpc.estimators.collections import read_shared
+from sklearn_cpc.training.distributed import World, alone, join, smallest_part
+
+from . import processes
+from .processes import CASES, fitted, flat, pixels, refusal, result
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="needs torch.distributed with Gloo",
+)
+ROOT = Path(__file__).parents[2]
+# Sums in another order, through six steps of the optimiser.
+ATOL = {"gradient": 2e-6, "weights": 3e-4, "buffers": 0, "loss": 2e-5, "bound": 1e-4}
+ATOL |= {"features": 5e-5, "score": 2e-5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes wrote."""
+    folder = tmp_path_factory.mktemp("processes")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "-m", processes.__name__, str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture
+def told(folder):
+    """What was said in each process."""
+    return [json.loads((folder / f"told-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture
+def others(folder):
+    """Weights of further fits in each process."""
+    return [dict(np.load(folder / f"others-{rank}.npz")) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_end_as_one_does(case, folder):
+    one = result(CASES[case])
+    first, second = (dict(np.load(folder / f"{case}-{rank}.npz")) for rank in (0, 1))
+    assert one["gradient"].size > 1000
+    for name, expected in one.items():
+        np.testing.assert_allclose(first[name], expected, rtol=0, atol=ATOL[name], err_msg=name)
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_a_single_process_goes_on_where_two_were(folder):
+    with open(folder / "fitted-1.pickle", "rb") as file:
+        two = pickle.load(file)
+    one, X = fitted({})
+    for cpc in (one, two):
+        cpc.partial_fit(X)
+    np.testing.assert_allclose(two.transform(X), one.transform(X), atol=5e-5)
+    np.testing.assert_allclose(two.loss_curve_, one.loss_curve_, atol=2e-5)
+    assert two.n_iter_ == 3
+
+
+@pytest.mark.parametrize("name", ["interrupted", "first", "second", "elastic", "queue"])
+def test_all_processes_end_alike_where_they_are_unlike_one(name, others):
+    np.testing.assert_array_equal(others[0][name], others[1][name])
+    assert np.isfinite(others[0][name]).all()
+
+
+def test_dropout_draws_in_every_process_and_the_weights_stay_equal(others):
+    np.testing.assert_array_equal(others[0]["dropped_out"], others[1]["dropped_out"])
+
+
+def test_without_a_seed_one_fit_differs_from_the_next(others):
+    assert (others[0]["first"] != others[0]["second"]).any()
+
+
+def test_ctrl_c_in_one_process_ends_the_training_of_all(told, others):
+    for each in told:
+        assert each["interrupted"] == [
+            "Training was interrupted in epoch 1; the estimator is fitted with what it had "
+            "learned by then."
+        ]
+    assert (others[0]["interrupted"] != fitted_weights()).any()
+
+
+def fitted_weights():
+    return flat(fitted({})[0].net_.module_.parameters())
+
+
+def test_a_loss_that_is_no_number_in_one_process_ends_the_training_of_all(told):
+    assert told[1]["spoiled"].startswith("FloatingPointError: The loss is nan in epoch 1, batch 1")
+    assert told[0]["spoiled"].startswith(
+        "FloatingPointError: The loss is not finite in another process, in epoch 1, batch 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("unequal", "ValueError: process 1 has images=21 and process 0 22; all processes must be"),
+        ("few", "ValueError: a batch of 1 images cannot be shared by 2 processes, each of which"),
+        ("lonely", "ValueError: batch_size=2 with n_samples=22 makes a batch of one image, and"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_by_all(name, message, told):
+    for each in told:
+        assert each[name].startswith(message)
+
+
+def test_process_0_prints_and_the_others_are_silent(told):
+    assert told[0]["printed"].count("\n") == 2
+    assert told[1]["printed"] == ""
+    assert [each["main"] for each in told] == [True, False]
+
+
+def test_worker_processes_and_what_is_alone_do_not_take_part(told, folder):
+    assert [each["in workers"] for each in told] == [2, 2]
+    assert [each["in a worker process"] for each in told] == [1, 1]
+    assert [each["alone"] for each in told] == [1, 1]
+    one = result(CASES["groups"] | {"batch_size": 7})
+    np.testing.assert_array_equal(np.load(folder / "alone-1.npz")["weights"], one["weights"])
+
+
+def test_features_are_shared_out_and_brought_together(folder):
+    cpc, X = fitted({})
+    for rank in (0, 1):
+        gathered = np.load(folder / f"gathered-{rank}.npy")
+        np.testing.assert_allclose(gathered, cpc.transform(X), atol=5e-5)
+    parts = read_shared(folder / "shards")
+    assert [len(part) for part in parts] == [5, 5, 5, 5, 2]
+    np.testing.assert_allclose(np.concatenate(parts), cpc.transform(X), atol=5e-5)
+
+
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_half_an_environment_is_refused(missing, monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv(missing)
+    with pytest.raises(ValueError, match=rf"WORLD_SIZE=2 .* but {missing} must be there, too; st"):
+        join()
+    with alone():
+        assert join() == World(0, 1)
+
+
+def test_an_environment_of_one_process_changes_nothing(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert join() == World(0, 1)
+    assert smallest_part(5) == 5
+    assert refusal(pixels(), max_epochs=0) == "none"
