@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from sklearn_cpc import CPCTransformer
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,33 +37,37 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture
-def run(archive, monkeypatch, capsys):
-    """Run the script here, as `python benchmarks/label_efficiency.py` would; what it prints."""
+def run(monkeypatch, capsys):
+    """Run a script here, as `python benchmarks/NAME.py ARGUMENTS` would; what it prints."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    main = importlib.import_module("label_efficiency").main
 
-    def run(*arguments):
-        quick = ["--quick", "--precision", "float32", "--threads", "1"]
-        monkeypatch.setattr("sys.argv", ["label_efficiency.py", str(archive), *quick, *arguments])
-        main()
+    def run(name, *arguments):
+        always = ["--precision", "float32", "--threads", "1"]
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, arguments), *always])
+        importlib.import_module(name).main()
         return capsys.readouterr().out
 
     yield run
-    for name in ("label_efficiency", "cifar10"):
-        sys.modules.pop(name, None)
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
-def test_label_efficiency_measures_saves_and_loads(run, tmp_path):
+def read(path):
+    return list(map(json.loads, path.read_text().splitlines()))
+
+
+def test_label_efficiency_measures_saves_and_loads(run, archive, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("safetensors")
     first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
-    printed = run("--out", str(first), "--save", str(tmp_path / "model.safetensors"))
+    script = "label_efficiency", archive, "--quick"
+    printed = run(*script, "--out", first, "--save", tmp_path / "model.safetensors")
     assert "CPC, fine-tuned: " in printed
     assert "fewer labels for the best accuracy of from scratch" in printed
     assert "| raw pixels " in printed
     assert first.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    run("--out", str(second), "--model", str(tmp_path / "model.safetensors"))
-    one, two = (list(map(json.loads, path.read_text().splitlines())) for path in (first, second))
+    run(*script, "--out", second, "--model", tmp_path / "model.safetensors")
+    one, two = read(first), read(second)
     assert one[0]["what"] == "run"
     assert one[0]["torch"]
     names = [row["estimator"] for row in one[1:]]
@@ -76,3 +83,101 @@ def test_label_efficiency_measures_saves_and_loads(run, tmp_path):
     # The loaded transformer is the saved one, and is not fitted again.
     assert [row["scores"] for row in one[1:]] == [row["scores"] for row in two[1:]]
     assert two[0]["pretraining_seconds"] is None
+
+
+def test_ablation_measures_what_is_missing_and_pairs_the_seeds(run, archive, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "ablation.jsonl"
+    script = "ablation", archive, "--quick", "--epochs", 1, "--out", out
+    run(*script, "--seeds", 1, "--steps", "v1,colour dropping")
+    before = read(out)
+    assert [(row["step"], row["seed"]) for row in before] == [("v1", 0), ("colour dropping", 0)]
+    printed = run(*script, "--seeds", 2, "--steps", "v1,colour dropping")
+    rows = read(out)
+    # What was there is kept, and not measured again.
+    assert rows[:2] == before
+    assert [(row["step"], row["seed"]) for row in rows[2:]] == [("v1", 1), ("colour dropping", 1)]
+    gains = [b["accuracy"] - a["accuracy"] for a, b in (rows[:2], rows[2:])]
+    mean, error = np.mean(gains), abs(gains[0] - gains[1]) / 2
+    assert f"{mean:+.3f} ± {error:.3f} | +0.030 |" in printed
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_keeps_earlier_steps(run):
+    ablation = importlib.import_module("ablation")
+    first, last = (ablation.settings_of(step, "cpu") for step in ("v1", "capacity"))
+    assert first["directions"] == ("down",)
+    assert first["projection_dim"] is None
+    assert first["encoder"].keywords == {"norm": "none", "wide": 1}
+    assert first["augment"].channel_drop == first["augment"].autoaugment == 0
+    assert len(last["directions"]) == 4
+    assert (last["projection_dim"], last["temperature"]) == (64, 10)
+    assert last["encoder"].keywords == {"norm": "layer", "wide": 2}
+    assert last["augment"].channel_drop == last["augment"].autoaugment == 1
+    for step in ablation.STEPS:
+        large = ablation.settings_of(step, "gpu")["encoder"](3)
+        assert large(torch.zeros(2, 3, 8, 8)).shape == (2, 512 if step == "capacity" else 256)
+
+
+def test_ablation_pairs_by_seed(run):
+    """Steps that have other seeds in part are compared on the seeds of both."""
+    ablation = importlib.import_module("ablation")
+    rows = [
+        {"step": step, "seed": seed, "accuracy": a, "random": 0.1, "images_per_second": 1.0}
+        for step, seed, a in [
+            ("v1", 0, 0.2),
+            ("v1", 1, 0.4),
+            ("v1", 2, 0.9),
+            ("layer norm", 1, 0.5),
+            ("layer norm", 0, 0.4),
+        ]
+    ]
+    found = ablation.summary(rows)
+    assert found["v1"]["gain"] is None
+    assert found["layer norm"]["gain"] == pytest.approx((0.15, 0.05))
+    assert "Beyond twice the standard error: layer norm (+0.150)." in ablation.verdict(found)
+    rows[-1]["accuracy"] = 0.2
+    assert "Not: layer norm (+0.050)." in ablation.verdict(ablation.summary(rows))
+
+
+def test_variants_trains_once_for_what_is_read_differently(run, tmp_path):
+    out = tmp_path / "variants.jsonl"
+    script = "variants", "--n-train", 100, "--n-test", 20, "--epochs", 1, "--seeds", 1, "--out", out
+    printed = run(*script, "--only", "base,output c,bce")
+    rows = read(out)
+    assert [row["variant"] for row in rows] == ["base", "output c", "bce"]
+    base, contexts, bce = rows
+    assert base["images_per_second"] == contexts["images_per_second"] != bce["images_per_second"]
+    assert all(0 <= score <= 1 for row in rows for score in row["scores"] + row["random_scores"])
+    assert "| base |" in printed
+    # Nothing is left to measure.
+    printed = run(*script, "--only", "base,output c,bce")
+    assert "| bce |" in printed
+    assert read(out) == rows
+
+
+def test_variants_are_told_from_chance(run):
+    variants = importlib.import_module("variants")
+    rows = [
+        {
+            "variant": name,
+            "scores": [score, score],
+            "random_scores": [0.2, 0.2],
+            "n_test": 1000,
+            "images_per_second": 100.0,
+            "mm_gflops": 50.0 if name == "base" else 100.0,
+            "peak_gib": 1.0,
+        }
+        for name, score in [("bce", 0.23), ("base", 0.25)]
+    ]
+    lines, weak = variants.table(rows)
+    assert lines[0] == "| base | 0.250 | 0.200 | +0.050 | 1 | 100 | 1.00 | 1.00 |"
+    assert "| 0.50 |" in lines[1]
+    # Twice the standard error of a difference at 1,000 images each is 0.037.
+    assert weak == ["bce"]
+
+
+def test_every_variant_has_settings(run):
+    variants = importlib.import_module("variants")
+    for name in variants.variants():
+        CPCTransformer(**variants.settings_of(name, 1, 24, 0))._validate_params()
