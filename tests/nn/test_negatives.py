@@ -228,25 +228,25 @@ def record(monkeypatch):
     spy("contrast", lambda *a, objective, n_hard=None: note(*a, n_hard=n_hard))
     spy("contrast_drawn", drawn)
     cross_entropy = heads.F.cross_entropy
-    scored = ContrastiveHeads._scored
+    within = ContrastiveHeads._contrast_within
 
-    def remember(self, *arguments):
-        groups.append(scored(self, *arguments))
-        return groups[-1]
+    def remember(self, z_hat, targets):
+        groups.append((z_hat, targets))
+        return within(self, z_hat, targets)
 
     def of_groups(logits, positives):
         for z_hat, targets in zip(*groups.pop(), strict=True):
             note(z_hat, targets, torch.arange(len(targets)))
         return cross_entropy(logits, positives)
 
-    monkeypatch.setattr(ContrastiveHeads, "_scored", remember)
+    monkeypatch.setattr(ContrastiveHeads, "_contrast_within", remember)
     monkeypatch.setattr(heads.F, "cross_entropy", of_groups)
     head = ContrastiveHeads._head
 
     def one_head(self, *arguments):
         groups.clear()
         result = head(self, *arguments)
-        # What `_scored` gave has been replaced by its parts, or stands before them.
+        # What `_contrast_within` got has been replaced by its parts, or stands before them.
         seen.append([g for g in groups if len(g) == 5])
         return result
 
