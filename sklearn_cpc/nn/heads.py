@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .loss import LOGITS_BUDGET, contrast, contrast_drawn, info_nce, n_hardest
+from .loss import contrast, contrast_drawn, contrast_within, info_nce, n_hardest
 from .negatives import OwnNegatives, TargetQueue
 from .patches import DIRECTIONS
 
@@ -243,18 +243,5 @@ class ContrastiveHeads(nn.Module):
 
     def _contrast_within(self, z_hat, targets):
         """InfoNCE of predictions and targets, (groups, n, projection), within each group."""
-        n_groups, n_candidates = targets.shape[:2]
-        if self.objective != "infonce" or n_groups * n_candidates**2 > LOGITS_BUDGET:
-            positives = torch.arange(n_candidates, device=targets.device)
-            groups = [
-                contrast(p, t, positives, objective=self.objective)
-                for p, t in zip(z_hat, targets, strict=True)
-            ]
-            loss, accuracy, nce = (torch.stack(part).mean() for part in zip(*groups, strict=True))
-            return loss, accuracy, n_candidates, nce
-        with torch.autocast(z_hat.device.type, enabled=False):
-            logits = z_hat @ targets.transpose(1, 2)  # (groups, predictions, candidates)
-        positives = torch.arange(n_candidates, device=targets.device).expand(n_groups, -1)
-        loss = F.cross_entropy(logits.flatten(0, 1), positives.flatten())
-        accuracy = (logits.detach().argmax(2) == positives).float().mean()
-        return loss, accuracy, n_candidates, loss
+        loss, accuracy, nce = contrast_within(z_hat, targets, objective=self.objective)
+        return loss, accuracy, targets.shape[1], nce
