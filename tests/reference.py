@@ -142,6 +142,7 @@ LAYERS = {
     "ReLU": lambda x, _: relu(x),
     "MaxPool2d": max_pool,
     "_PreActBlock": pre_activation_block,
+    "_Shrinking": conv2d,
 }
 
 

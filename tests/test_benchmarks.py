@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sklearn_cpc import CPCTransformer
+from sklearn_cpc.nn import ConvEncoder, CPCModel, PatchGrid
 
 ROOT = Path(__file__).parent.parent
 
@@ -181,3 +182,70 @@ def test_every_variant_has_settings(run):
     variants = importlib.import_module("variants")
     for name in variants.variants():
         CPCTransformer(**variants.settings_of(name, 1, 24, 0))._validate_params()
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a benchmark by its name."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    yield importlib.import_module
+    for name in ("throughput", "literal_cpc", "measuring", "cifar10", "scaling"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_literal_step_has_the_same_loss_and_gradient(script, rng, similarity):
+    pytest.importorskip("PIL")
+    literal = script("literal_cpc")
+    images = rng.randint(0, 256, (4, 17, 16, 3), dtype=np.uint8)
+    grid = PatchGrid(17, 16, 4, 2)
+    torch.manual_seed(0)
+    model = CPCModel(
+        grid,
+        ConvEncoder(3, grid.patch_size, 16, width=8),
+        3,
+        latent_dim=8,
+        projection_dim=6,
+        similarity=similarity,
+        temperature=0.5,
+        negatives="batch",
+    )
+    (patches,) = literal.loader(images, model, len(images), augment=False)
+    expected = literal.literal_loss(model, patches, None)
+    expected_gradients = torch.autograd.grad(expected, list(model.parameters()))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    output = model(pixels)
+    torch.testing.assert_close(output.loss, expected, rtol=1e-5, atol=1e-6)
+    gradients = torch.autograd.grad(output.loss, list(model.parameters()))
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_throughput_measures_the_step_and_transform(script, tmp_path, capsys):
+    pytest.importorskip("PIL")
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "rates.jsonl"
+    arguments = "--encoders conv --sides 16 --batches 4 --precision float32 --rounds 2 --device cpu"
+    sizes = "--transform-images 4 --product-side 64"
+    script("throughput").main([*arguments.split(), *sizes.split(), "--out", str(out)])
+    run, *rows = map(json.loads, out.read_text().splitlines())
+    assert run["what"] == "run"
+    assert run["torch"] == torch.__version__
+    assert [row["what"] for row in rows] == ["step", "step, 16 negatives", "transform"]
+    for row in rows:
+        assert len(row["seconds"]) == 2
+        assert row["images_per_second"] > 0
+        assert row["gflop_per_image"] > 0
+        assert row["times_faster_than_plain"] > 0
+    assert rows[0]["times_encoder_alone"] > 0
+    assert capsys.readouterr().out.count("| conv | 16 | 4 | float32 |") == 3
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_flop_are_counted_and_the_peak_of_memory_seen(script):
+    measuring = script("measuring")
+    a = torch.ones(100, 100)
+    assert measuring.count_flop(lambda: a @ a) == 2 * 100**3
+    peak = measuring.peak_bytes(lambda: torch.ones(2**25), "cpu")
+    if peak is not None:  # the kernel's record is there on Linux alone
+        assert 0.9 * 2**27 < peak < 1.5 * 2**27

@@ -31,6 +31,7 @@ FREE = {
     "n_jobs",
     "output",
     "pooling",
+    "transform_flip",
     "transform_stride",
     "verbose",
     "warm_start",

@@ -47,6 +47,8 @@ class PixelCNN(nn.Module):
     ICML 2020, appendix (masked convolution of the pseudo-code).
     """
 
+    sees_rows_above_only = True
+
     def __init__(self, latent_dim, *, width=256, depth=5):
         super().__init__()
         self.blocks = nn.Sequential(*(_PixelCNNBlock(latent_dim, width) for _ in range(depth)))
@@ -100,6 +102,8 @@ class GatedPixelCNN(nn.Module):
     A. van den Oord et al., "Conditional Image Generation with PixelCNN Decoders", 2016,
     https://arxiv.org/abs/1606.05328, section 2.
     """
+
+    sees_rows_above_only = True
 
     def __init__(self, latent_dim, *, width=256, depth=5):
         super().__init__()

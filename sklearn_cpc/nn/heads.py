@@ -1,12 +1,13 @@
 """Predictions, their candidates and the loss of every head (a direction and a step)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .loss import LOGITS_BUDGET, contrast, contrast_drawn, info_nce, n_hardest
+from .loss import contrast, contrast_drawn, contrast_within, info_nce, n_hardest
 from .negatives import OwnNegatives, TargetQueue
 from .patches import DIRECTIONS
 
@@ -30,6 +31,13 @@ def first_row_first(grid, direction):
 
 def _as_it_is(x):
     return x
+
+
+def _context(network, z, first_step):
+    """The contexts that predict something: in the lowest rows no target is left."""
+    if getattr(network, "sees_rows_above_only", False):
+        z = z[:, : z.shape[1] - first_step]
+    return network(z)
 
 
 @dataclass
@@ -101,6 +109,48 @@ class PredictionMaps(nn.Module):
         self.queues = nn.ModuleDict({d: TargetQueue(queue_size, projected) for d in directions})
 
 
+class _Vectors:
+    """The latents and contexts of one direction, and what is scored of them.
+
+    Predictions and targets are formed once for all steps, in one matrix product each.
+    """
+
+    def __init__(self, heads, z, c, steps, W, target_map):
+        self.heads = heads
+        self.z = z
+        self.c = c
+        self.steps = steps
+        self.W = W
+        self.target_map = target_map
+
+    @cached_property
+    def targets(self):
+        """(batch, rows, cols, projection)."""
+        return self.heads._projected(self.z, self.target_map)
+
+    @cached_property
+    def _predictions(self):
+        z_hat = F.linear(self.c, torch.cat([W_k.weight for W_k in self.W]))
+        z_hat = z_hat.unflatten(-1, (len(self.W), -1))  # (batch, rows, cols, steps, projection)
+        return self.heads._as_predictions(z_hat).unbind(-2)
+
+    def predictions(self, k):
+        """Those that have a target, (batch, rows - k, cols, projection)."""
+        return self._predictions[self.steps.index(k)][:, : self.z.shape[1] - k]
+
+    def drawn(self, k, n, generator):
+        """Predictions and targets of n pairs at the most, and nothing computed for the others."""
+        batch, rows, cols, latent = self.z.shape
+        n_pairs = batch * (rows - k) * cols
+        if n >= n_pairs:
+            return self.predictions(k).flatten(0, 2), self.targets[:, k:].flatten(0, 2)
+        chosen = torch.randperm(n_pairs, generator=generator, device=self.z.device)[:n]
+        contexts = self.c[:, : rows - k].reshape(-1, latent)[chosen]
+        own = self.z[:, k:].reshape(-1, latent)[chosen]
+        z_hat = self.heads._as_predictions(self.W[self.steps.index(k)](contexts))
+        return z_hat, self.heads._projected(own, self.target_map)
+
+
 class ContrastiveHeads(nn.Module):
     """What `CPCModel` does with latents; its settings are the model's."""
 
@@ -115,55 +165,49 @@ class ContrastiveHeads(nn.Module):
         for direction, steps in self.plan.items():
             turned = c = first_row_first(everyones, direction)
             if contexts is not None:
-                c = gather(contexts[direction](first_row_first(z, direction)))
+                own = first_row_first(z, direction)
+                c = gather(_context(contexts[direction], own, steps[0]))
             target_map = maps.targets[direction]
+            vectors = _Vectors(self, turned, c, steps, maps.W[direction], target_map)
             queue = maps.queues[direction] if self.negatives == "queue" and self.training else None
-            for W_k, k in zip(maps.W[direction], steps, strict=True):
-                results.append(self._head(turned, c, k, W_k, target_map, queue, generator))
+            results += [self._head(vectors, k, queue, generator) for k in steps]
             if queue is not None:
                 queue.add(self._projected(turned.flatten(0, 2), target_map), generator)
         return results
 
-    def _head(self, z, c, k, W_k, target_map, queue, generator):
+    def _head(self, vectors, k, queue, generator):
         if self.negatives in ("groups", "image"):
-            return self._contrast_groups(z, c, k, W_k, target_map)
+            return self._contrast_groups(vectors.predictions(k), vectors.targets[:, k:])
         if self.negatives == "place":
-            return self._contrast_places(z, c, k, W_k, target_map)
+            return self._contrast_places(vectors.predictions(k), vectors.targets[:, k:])
         if self.negatives == "mixed":
-            return self._contrast_mixed(z, c, k, W_k, target_map, generator)
+            return self._contrast_mixed(vectors.predictions(k), vectors.targets[:, k:], generator)
         stored = () if queue is None else (queue.targets(),)
-        pairs = self._pairs(z, c, k, generator)
-        return self._contrast(*pairs, W_k, target_map, *stored)
+        return self._contrast(*self._pairs(vectors, k, generator), *stored)
 
-    def _pairs(self, z, c, k, generator):
-        """Contexts, candidates, and the candidate that is each context's own target k rows on."""
-        batch, rows, cols, latent = z.shape
-        contexts = c[:, : rows - k].reshape(-1, latent)
-        n_pairs = len(contexts)
+    def _pairs(self, vectors, k, generator):
+        """Predictions, candidates, and the candidate that is each one's own target k rows on."""
         if self.n_candidates is None or self.negatives == "batch":
-            index = torch.arange(batch * rows * cols, device=z.device).view(batch, rows, cols)
-            return contexts, z.reshape(-1, latent), index[:, k:].reshape(-1)
-        own = z[:, k:].reshape(-1, latent)
-        if self.n_candidates < n_pairs:
-            chosen = torch.randperm(n_pairs, generator=generator, device=z.device)
-            chosen = chosen[: self.n_candidates]
-            contexts, own = contexts[chosen], own[chosen]
-        return contexts, own, torch.arange(len(own), device=z.device)
+            targets = vectors.targets  # (batch, rows, cols, projection)
+            index = torch.arange(targets[..., 0].numel(), device=targets.device)
+            positives = index.view(targets.shape[:3])[:, k:].flatten()
+            return vectors.predictions(k).flatten(0, 2), targets.flatten(0, 2), positives
+        z_hat, targets = vectors.drawn(k, self.n_candidates, generator)
+        return z_hat, targets, torch.arange(len(targets), device=targets.device)
 
     def _projected(self, candidates, target_map):
         targets = target_map(candidates).float()
         return F.normalize(targets, dim=-1) if self.similarity == "cosine" else targets
 
-    def _scored(self, contexts, candidates, W_k, target_map):
-        """Predictions, divided by the temperature, and targets, whose products are the scores."""
-        z_hat = W_k(contexts).float()
+    def _as_predictions(self, z_hat):
+        """Divided by the temperature: the products with targets are the scores."""
+        z_hat = z_hat.float()
         if self.similarity == "cosine":
             z_hat = F.normalize(z_hat, dim=-1)
-        return z_hat / self.temperature, self._projected(candidates, target_map)
+        return z_hat / self.temperature
 
-    def _contrast(self, contexts, candidates, positives, W_k, target_map, stored=None):
+    def _contrast(self, z_hat, targets, positives, stored=None):
         """Against candidates that all pairs share, and the targets of earlier batches."""
-        z_hat, targets = self._scored(contexts, candidates, W_k, target_map)
         if stored is not None:
             targets = torch.cat([targets, stored])
         n_candidates = len(targets)
@@ -179,58 +223,36 @@ class ContrastiveHeads(nn.Module):
         )
         return loss, accuracy, n_candidates, nce
 
-    def _contrast_mixed(self, z, c, k, W_k, target_map, generator):
+    def _contrast_mixed(self, z_hat, own, generator):
         """Each pair against targets drawn for it alone; see `OwnNegatives`."""
-        batch, rows, cols, latent = z.shape
-        contexts = c[:, : rows - k].reshape(-1, latent)
-        own = z[:, k:].reshape(-1, latent)
-        z_hat, targets = self._scored(contexts, own, W_k, target_map)
+        batch, rows, cols = own.shape[:3]
         draw = OwnNegatives(
-            batch,
-            (rows - k) * cols,
-            self.n_candidates,
-            self.same_image_fraction,
-            generator,
-            z.device,
+            batch, rows * cols, self.n_candidates, self.same_image_fraction, generator, own.device
         )
         loss, accuracy, nce = contrast_drawn(
-            z_hat, targets, draw, draw.n_candidates, objective=self.objective
+            z_hat.flatten(0, 2),
+            own.flatten(0, 2),
+            draw,
+            draw.n_candidates,
+            objective=self.objective,
         )
         return loss, accuracy, draw.n_candidates, nce
 
-    def _contrast_groups(self, z, c, k, W_k, target_map):
+    def _contrast_groups(self, z_hat, own):
         """InfoNCE within groups of images; see `negative_images`."""
-        batch, rows, cols, latent = z.shape
+        batch, rows, cols, projection = own.shape
         size = min(self.negative_images, batch)
         n_groups = batch // size
-        n_candidates = size * (rows - k) * cols
-        shape = (n_groups, n_candidates, latent)
-        contexts = c[: n_groups * size, : rows - k].reshape(shape)
-        own = z[: n_groups * size, k:].reshape(shape)
-        return self._contrast_within(contexts, own, W_k, target_map)
+        shape = (n_groups, size * rows * cols, projection)
+        z_hat, own = (x[: n_groups * size].reshape(shape) for x in (z_hat, own))
+        return self._contrast_within(z_hat, own)
 
-    def _contrast_places(self, z, c, k, W_k, target_map):
+    def _contrast_places(self, z_hat, own):
         """InfoNCE among the targets at one place of all images."""
-        rows = z.shape[1]
-        contexts = c[:, : rows - k].flatten(1, 2).transpose(0, 1)  # (places, batch, latent)
-        own = z[:, k:].flatten(1, 2).transpose(0, 1)
-        return self._contrast_within(contexts, own, W_k, target_map)
+        z_hat, own = (x.flatten(1, 2).transpose(0, 1) for x in (z_hat, own))
+        return self._contrast_within(z_hat, own)  # (places, batch, projection)
 
-    def _contrast_within(self, contexts, own, W_k, target_map):
-        """InfoNCE of contexts and targets, (groups, n, latent), within each group."""
-        n_groups, n_candidates = own.shape[:2]
-        z_hat, targets = self._scored(contexts, own, W_k, target_map)
-        if self.objective != "infonce" or n_groups * n_candidates**2 > LOGITS_BUDGET:
-            positives = torch.arange(n_candidates, device=own.device)
-            groups = [
-                contrast(p, t, positives, objective=self.objective)
-                for p, t in zip(z_hat, targets, strict=True)
-            ]
-            loss, accuracy, nce = (torch.stack(part).mean() for part in zip(*groups, strict=True))
-            return loss, accuracy, n_candidates, nce
-        with torch.autocast(z_hat.device.type, enabled=False):
-            logits = z_hat @ targets.transpose(1, 2)  # (groups, predictions, candidates)
-        positives = torch.arange(n_candidates, device=own.device).expand(n_groups, -1)
-        loss = F.cross_entropy(logits.flatten(0, 1), positives.flatten())
-        accuracy = (logits.detach().argmax(2) == positives).float().mean()
-        return loss, accuracy, n_candidates, loss
+    def _contrast_within(self, z_hat, targets):
+        """InfoNCE of predictions and targets, (groups, n, projection), within each group."""
+        loss, accuracy, nce = contrast_within(z_hat, targets, objective=self.objective)
+        return loss, accuracy, targets.shape[1], nce

@@ -5,7 +5,14 @@ from math import ceil
 import torch
 from torch.nn import functional as F
 
-__all__ = ["OBJECTIVES", "contrast", "contrast_drawn", "info_nce", "n_hardest"]
+__all__ = [
+    "OBJECTIVES",
+    "contrast",
+    "contrast_drawn",
+    "contrast_within",
+    "info_nce",
+    "n_hardest",
+]
 
 OBJECTIVES = ("infonce", "bce")
 # 2**23 logits are 32 MiB in float32.
@@ -111,6 +118,33 @@ def contrast_drawn(
     return _run(_Drawn(draw, n_candidates), predictions, targets, objective, None, logits_budget)
 
 
+def contrast_within(predictions, targets, *, objective="infonce", logits_budget=LOGITS_BUDGET):
+    """Tell each prediction's own target from the other targets of its group.
+
+    Parameters
+    ----------
+    predictions, targets : Tensor of shape (groups, n, projection)
+        Target i is the positive of prediction i of its group.
+    objective, logits_budget
+        As in `contrast`. Groups are taken as many at a time as the budget holds.
+
+    Returns
+    -------
+    loss, accuracy, info_nce : Tensor, scalar
+        As in `contrast`, the mean over all.
+    """
+    n = targets.shape[1]
+    if n * n <= logits_budget:
+        flat = predictions.flatten(0, 1), targets.flatten(0, 1)
+        return _run(_Within(n), *flat, objective, None, logits_budget)
+    positives = torch.arange(n, device=targets.device)
+    groups = [
+        contrast(*group, positives, objective=objective, logits_budget=logits_budget)
+        for group in zip(predictions, targets, strict=True)
+    ]
+    return tuple(torch.stack(part).mean() for part in zip(*groups, strict=True))
+
+
 def n_hardest(share, n_candidates):
     """How many negatives are a share of all, the positive excluded: rounded up, at least one."""
     return max(1, min(ceil(share * (n_candidates - 1)), n_candidates - 1))
@@ -139,6 +173,28 @@ class _Shared:
     def add_gradients(self, residual, into_predictions, into_targets):
         torch.mm(residual, self.targets, out=into_predictions)
         into_targets.addmm_(residual.T, self.block)
+
+
+class _Within:
+    """Rows in groups of n: predictions have the targets of their group as candidates."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def rows(self, predictions, targets, budget):
+        return self.n * max(1, budget // self.n**2)
+
+    def score(self, block, targets, start):
+        self.own = slice(start, start + len(block))
+        self.block = block.unflatten(0, (-1, self.n))
+        self.targets = targets[self.own].unflatten(0, (-1, self.n))
+        positive = torch.arange(self.n, device=block.device).repeat(len(self.block))
+        return (self.block @ self.targets.transpose(1, 2)).flatten(0, 1), positive[:, None]
+
+    def add_gradients(self, residual, into_predictions, into_targets):
+        residual = residual.unflatten(0, (-1, self.n))
+        into_predictions.copy_((residual @ self.targets).flatten(0, 1))
+        into_targets[self.own] = (residual.transpose(1, 2) @ self.block).flatten(0, 1)
 
 
 class _Drawn:
@@ -189,13 +245,16 @@ class _Contrast(torch.autograd.Function):
             logits, positive = candidates.score(block, targets, start)
             if n_hard is not None:
                 logits = only_hardest(logits, positive, n_hard)
-            log_normaliser = logits.logsumexp(1, keepdim=True)
-            info_nce += (log_normaliser - logits.gather(1, positive)).sum()
-            n_correct += (logits.argmax(1, keepdim=True) == positive).sum()
+            own, top = logits.gather(1, positive), logits.amax(1, keepdim=True)
+            n_correct += _n_first(logits, positive, own, top)
+            # The greatest probability is exp(top) / normaliser, and never too small for a log.
+            probabilities = logits.softmax(1)
+            log_normaliser = top - probabilities.amax(1, keepdim=True).log()
+            info_nce += (log_normaliser - own).sum()
             if objective == "bce":
                 loss += _binary_loss(logits, positive, n_hard)
             if wants_grad:
-                residual = _RESIDUALS[objective](logits, positive, log_normaliser, n_hard)
+                residual = _RESIDUALS[objective](logits, positive, probabilities, n_hard)
                 into = grad_predictions[start : start + rows]
                 candidates.add_gradients(residual, into, grad_targets)
         if wants_grad:
@@ -220,6 +279,15 @@ def only_hardest(logits, positive, n_hard):
     return kept.scatter_(1, positive, logits.gather(1, positive))
 
 
+def _n_first(logits, positive, own, top):
+    """How many positives are their row's greatest, the first of equals."""
+    if logits.device.type == "cpu":
+        # The search is slow there, and needless where the positive is not among the greatest.
+        rows = (own == top)[:, 0].nonzero()[:, 0]
+        logits, positive = logits[rows], positive[rows]
+    return (logits.argmax(1, keepdim=True) == positive).sum()
+
+
 def _n_negatives(logits, n_hard):
     n = logits.shape[1] - 1
     return max(1, n if n_hard is None else min(n_hard, n))
@@ -231,13 +299,13 @@ def _binary_loss(logits, positive, n_hard):
     return (F.softplus(-own).sum() + others / _n_negatives(logits, n_hard)) / 2
 
 
-def _info_nce_residual(logits, positive, log_normaliser, n_hard):
-    """d loss / d logits = softmax - one-hot of the positive; overwrites the logits."""
-    residual = logits.sub_(log_normaliser).exp_()
-    return residual.scatter_add_(1, positive, residual.new_full(positive.shape, -1.0))
+def _info_nce_residual(logits, positive, probabilities, n_hard):
+    """d loss / d logits = softmax - one-hot of the positive; overwrites the probabilities."""
+    minus_one = probabilities.new_full(positive.shape, -1.0)
+    return probabilities.scatter_add_(1, positive, minus_one)
 
 
-def _binary_residual(logits, positive, log_normaliser, n_hard):
+def _binary_residual(logits, positive, probabilities, n_hard):
     """d loss / d logits: half of sigmoid - 1 for the positive, half of the negatives' mean."""
     own = -torch.sigmoid(-logits.gather(1, positive)) / 2
     residual = logits.sigmoid_().div_(2 * _n_negatives(logits, n_hard))

@@ -1,5 +1,7 @@
 """The whole of CPC: images -> patches -> features -> z -> c -> loss."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -292,8 +294,8 @@ class CPCModel(ContrastiveHeads):
     def _embed(self, images, grid):
         can_share = getattr(self.encoder, "can_share", None)
         if can_share is not None and can_share(grid.patch_stride):
-            images = self.standardise(grid.crop(images))
-            return self.encoder.forward_dense(images, grid.patch_stride)
+            dense = partial(self.encoder.forward_dense, stride=grid.patch_stride)
+            return self._through(dense, self.standardise(grid.crop(images)))
         return self.encode_patches(grid.extract(images))
 
     def forward(self, images, generator=None):
@@ -312,9 +314,11 @@ class CPCModel(ContrastiveHeads):
         """
         if self.greedy:
             return CPCOutput.joined(list(self.parts(images, generator)))
-        patches = self._patches(images, generator)
-        z = self.latent(self.encode_patches(patches))  # (batch, rows, cols, latent)
-        return self.predict(z, generator)
+        if self.training and self.augmentation.changes_patches:
+            features = self.encode_patches(self._patches(images, generator))
+        else:
+            features = self._embed(self._images(images, generator), self.grid)
+        return self.predict(self.latent(features), generator)
 
     def parts(self, images, generator=None):
         """The outputs of a batch whose losses share no parameter: one, or one for each stage.
@@ -354,14 +358,18 @@ class CPCModel(ContrastiveHeads):
                 return
             x = x.detach()
 
+    def _images(self, images, generator):
+        """Images, changed as a whole in training."""
+        if not self.training:
+            return images
+        # The mirror image of a border stays inside the outermost patch: in the next it would
+        # be seen by the context of a target that holds the original.
+        limits = [(size - 1) // 2 for size in self.grid.patch_size]
+        return self.augmentation.images(images, generator, limits)
+
     def _patches(self, images, generator):
         """The grid's patches, augmented in training."""
-        if self.training:
-            # The mirror image of a border stays inside the outermost patch: in the next it would
-            # be seen by the context of a target that holds the original.
-            limits = [(size - 1) // 2 for size in self.grid.patch_size]
-            images = self.augmentation.images(images, generator, limits)
-        patches = self.grid.extract(images)
+        patches = self.grid.extract(self._images(images, generator))
         if self.training:
             flat = patches.flatten(0, 2)
             flat = self.augmentation.patches(flat, generator, self.pixel_mean)

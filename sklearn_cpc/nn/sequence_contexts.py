@@ -32,6 +32,8 @@ class RowGRU(nn.Module):
     Coding", 2018, section 2.2 (a GRU as context).
     """
 
+    sees_rows_above_only = True
+
     def __init__(self, latent_dim, *, width=256, depth=1):
         super().__init__()
         self.across = nn.GRU(latent_dim, width, batch_first=True, bidirectional=True)
@@ -92,6 +94,8 @@ class RowTransformer(nn.Module):
     A. Vaswani et al., "Attention Is All You Need", 2017; R. Xiong et al., "On Layer Normalization
     in the Transformer Architecture", ICML 2020 (norms ahead of the layers).
     """
+
+    sees_rows_above_only = True
 
     def __init__(self, latent_dim, *, width=256, depth=5):
         super().__init__()

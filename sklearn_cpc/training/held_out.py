@@ -95,7 +95,9 @@ class HeldOut(Callback):
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         averages = [c for _, c in net.callbacks_ if isinstance(c, WeightAverage)]
         with averages[0].in_place(net) if averages else nullcontext():
-            bound = held_out_bound(net, dataset_train, self.rows, self.batch_size)
+            # Of several processes each looks at all held-out images, lest they disagree.
+            feed = getattr(dataset_train, "feed", dataset_train)
+            bound = held_out_bound(net, feed, self.rows, self.batch_size)
             net.history.record("validation_mutual_information", bound)
             self.n_without_ = self.n_without_ + 1 if bound < self.best_ + self.tol else 0
             if bound > self.best_:

@@ -272,13 +272,14 @@ def test_a_loss_that_is_not_finite_names_what_to_lower():
 
 
 def test_a_loss_that_is_not_finite_names_its_heads(monkeypatch):
-    contrast = CPCModel._contrast
+    head = CPCModel._head
 
-    def broken(self, contexts, candidates, positives, W_k, target_map):
-        loss, *rest = contrast(self, contexts, candidates, positives, W_k, target_map)
-        return (loss * float("inf") if W_k is self.W["up"][1] else loss, *rest)
+    def broken(self, vectors, k, *arguments):
+        loss, *rest = head(self, vectors, k, *arguments)
+        is_it = vectors.W is self.W["up"] and k == vectors.steps[1]
+        return (loss * float("inf") if is_it else loss, *rest)
 
-    monkeypatch.setattr(CPCModel, "_contrast", broken)
+    monkeypatch.setattr(CPCModel, "_head", broken)
     message = r"The loss is inf in epoch 1, batch 1 \(heads \[\('up', 3\)\]\)"
     refused(FloatingPointError, message, tiny(negative_images=None), GREY)
 

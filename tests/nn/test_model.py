@@ -1,6 +1,6 @@
 import copy
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import log
 
 import numpy as np
@@ -22,12 +22,14 @@ from sklearn_cpc.nn import (
     plan_heads,
 )
 from sklearn_cpc.nn import heads as heads_module
+from sklearn_cpc.nn.augment.augmentation import PATCH_STEPS
 from tests import reference
 
 from .toys import FOUR, asymmetric_grid, generator, normal, random, small_model
 
 # float32 through a few layers of a dozen terms each.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+OFF = {field.name: 0.0 for field in fields(Augmentation) if field.type is float}
 
 
 # Heads
@@ -476,3 +478,55 @@ def test_a_shifted_image_brings_no_pixel_of_a_target_into_its_context(monkeypatc
             for row in range(turned.shape[0] - k):
                 context, target = turned[: row + 1].unique(), turned[row + k].unique()
                 assert not torch.isin(target, context).any()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(**OFF | {"shift": 0.2, "flip": 0.5})])
+def test_work_shared_in_training_changes_no_gradient(monkeypatch, augmentation, accumulate):
+    """Overlapping patches are evaluated together unless each is changed on its own."""
+    torch.manual_seed(0)
+    grid = PatchGrid(16, 20, 8, 4)
+    model = CPCModel(
+        grid, ConvEncoder(2, (8, 8), 6, width=4), 2, latent_dim=5, augmentation=augmentation
+    )
+    model.accumulate = accumulate
+    images, alone = random(3, 2, 16, 20), model.encode_patches
+    called = []
+    monkeypatch.setattr(model, "encode_patches", lambda x: called.append(1) or alone(x))
+
+    def step():
+        loss = model(images, generator()).loss
+        return loss, torch.autograd.grad(loss, list(model.parameters()))
+
+    loss, gradients = step()
+    assert not called
+    monkeypatch.setattr(ConvEncoder, "can_share", lambda self, stride: False)
+    expected, expected_gradients = step()
+    assert called
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", PATCH_STEPS)
+def test_patches_changed_on_their_own_share_nothing(name):
+    value = (lambda patches, generator: patches) if name == "patch_transform" else 0.5
+    assert Augmentation(**OFF | {name: value}).changes_patches
+
+
+def test_every_step_of_an_augmentation_is_of_images_or_of_patches():
+    of_images = {"shift", "flip", "image_transform", "n_primitives", "primitives"}
+    names = {field.name for field in fields(Augmentation)}
+    assert names == of_images | set(PATCH_STEPS)
+    assert not Augmentation(**OFF | {"shift": 0.2, "flip": 0.5}).changes_patches
+
+
+@pytest.mark.parametrize("context", sorted(CONTEXTS))
+def test_rows_that_predict_nothing_are_left_out_of_the_context(monkeypatch, context):
+    model = small_model(asymmetric_grid(), context=context)
+    z, seen = normal(2, 4, 6, 6), []
+    for network in model.contexts.values():
+        network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    losses = model.predict(z, generator()).losses
+    assert seen == [2, 2, 4, 4]  # of 4 and 6 rows, the first safe step being 2
+    monkeypatch.setattr(heads_module, "_context", lambda network, z, step: network(z))
+    torch.testing.assert_close(model.predict(z, generator()).losses, losses)

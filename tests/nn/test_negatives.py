@@ -17,9 +17,11 @@ from sklearn_cpc.nn import (
     PatchGrid,
     TargetQueue,
     choose_negatives,
+    contrast,
     first_row_first,
     heads,
 )
+from sklearn_cpc.nn.loss import contrast_within
 from tests import reference
 
 from .toys import asymmetric_grid, generator, normal, random, small_model
@@ -227,27 +229,18 @@ def record(monkeypatch):
     spy("info_nce", note)
     spy("contrast", lambda *a, objective, n_hard=None: note(*a, n_hard=n_hard))
     spy("contrast_drawn", drawn)
-    cross_entropy = heads.F.cross_entropy
-    scored = ContrastiveHeads._scored
 
-    def remember(self, *arguments):
-        groups.append(scored(self, *arguments))
-        return groups[-1]
+    def of_groups(z_hat, targets, **settings):
+        for group in zip(z_hat, targets, strict=True):
+            note(*group, torch.arange(targets.shape[1]))
 
-    def of_groups(logits, positives):
-        for z_hat, targets in zip(*groups.pop(), strict=True):
-            note(z_hat, targets, torch.arange(len(targets)))
-        return cross_entropy(logits, positives)
-
-    monkeypatch.setattr(ContrastiveHeads, "_scored", remember)
-    monkeypatch.setattr(heads.F, "cross_entropy", of_groups)
+    spy("contrast_within", of_groups)
     head = ContrastiveHeads._head
 
     def one_head(self, *arguments):
         groups.clear()
         result = head(self, *arguments)
-        # What `_scored` gave has been replaced by its parts, or stands before them.
-        seen.append([g for g in groups if len(g) == 5])
+        seen.append(list(groups))
         return result
 
     monkeypatch.setattr(ContrastiveHeads, "_head", one_head)
@@ -315,12 +308,17 @@ def test_only_the_own_image_counts_among_its_own_negatives():
     torch.testing.assert_close(model.predict(z).losses, mean)
 
 
-def test_groups_beyond_the_budget_are_those_within(monkeypatch):
-    model, z = small_model(asymmetric_grid(), negative_images=2), normal(4, 4, 6, 6)
-    expected = model.predict(z)
-    monkeypatch.setattr(heads, "LOGITS_BUDGET", 10)
-    torch.testing.assert_close(model.predict(z).losses, expected.losses)
-    torch.testing.assert_close(model.predict(z).accuracies, expected.accuracies)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("budget", [10, 25, 60, 2**23])
+def test_groups_are_each_contrasted_alone_whatever_the_budget(objective, budget):
+    leaves = [x.clone().requires_grad_() for x in normal(2, 5, 5, 3)]
+    positives = torch.arange(5)
+    alone = [contrast(p, t, positives, objective=objective) for p, t in zip(*leaves, strict=True)]
+    expected = [torch.stack(part).mean() for part in zip(*alone, strict=True)]
+    result = contrast_within(*leaves, objective=objective, logits_budget=budget)
+    torch.testing.assert_close(list(result), expected)
+    gradients = torch.autograd.grad(result[0], leaves)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected[0], leaves))
 
 
 def test_the_queue_adds_the_targets_of_earlier_batches():

@@ -232,6 +232,11 @@ class Augmentation:
             patches = self._with_colours_lost(patches, generator, fill)
             return _own_change("patch_transform", self.patch_transform, patches, generator)
 
+    @property
+    def changes_patches(self):
+        """Whether `patches` does anything; without it, what patches have in common stays common."""
+        return any(getattr(self, name) for name in PATCH_STEPS)
+
     def _moved(self, images, generator, max_shift):
         batch, _, height, width = images.shape
         limits = max_shift or (height, width)
@@ -376,6 +381,22 @@ def _own_change(name, transform, before, generator):
     return after
 
 
+# What changes each patch on its own, where it is not zero or None.
+PATCH_STEPS = (
+    "jitter",
+    "crop",
+    "autoaugment",
+    "elastic",
+    "shear",
+    "histogram",
+    "colour",
+    "brightness",
+    "contrast",
+    "channel",
+    "greyscale",
+    "channel_drop",
+    "patch_transform",
+)
 _OFF = {field.name: 0.0 for field in fields(Augmentation) if field.type is float}
 _CPC_V1 = {"shift": 22 / 256, "flip": 0.5, "crop": 4 / 64, "greyscale": 1.0}
 _CPC_V2 = {

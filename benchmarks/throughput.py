@@ -1,0 +1,310 @@
+"""How fast the training step and `transform` are, and how near to what the machine can do.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --encoders resnet18,resnet50 --sides 64 --batches 64 \
+        --precision bf16
+    python benchmarks/throughput.py --device cuda --precision bf16 --sides 32,64,96,256 \
+        --batches 32,64,128,256,512,1024
+
+Every row is measured beside, and in turns with, (a) a large product of two matrices in the same
+precision, the machine's ceiling; (b) the same step as it is usually written, `literal_cpc.py`;
+(c) the encoder alone, forward and backward on the same patches, without which no step can do; and
+for `transform` each patch encoded on its own. Ratios are medians over rounds, within each of
+which all take turns. FLOP are counted from the shapes, of the package's own step. A line per
+measurement is printed and appended as JSON to `--out`, and a picture is drawn beside it.
+
+The step is that of `CPCNet` with the default parameters: batch from uint8, augmentation, loss,
+gradient, clipping, optimiser. "step, 16 negatives" is the same with the literal step's candidates,
+and the literal step's ratio to the default one is to its advantage, whose pairs have 280.
+`--clock process` counts the seconds of this process alone, for a machine shared with others; with
+one thread only.
+"""
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from cifar10 import environment
+from measuring import CLOCKS, count_flop, in_rounds, peak_bytes, product
+from skorch.callbacks import GradientNormClipping
+
+from sklearn_cpc import CPCTransformer
+from sklearn_cpc.estimators.inputs import transform_grid
+from sklearn_cpc.nn import pool
+from sklearn_cpc.training import ImageFeed, as_images
+from sklearn_cpc.training.feed import TrainingBatches
+
+N_NEGATIVES = 16
+COLUMNS = (
+    ("encoder", "encoder", "{}"),
+    ("side", "px", "{}"),
+    ("batch", "batch", "{}"),
+    ("precision", "precision", "{}"),
+    ("what", "what", "{}"),
+    ("images_per_second", "images/s", "{:.1f}"),
+    ("gflop_per_second", "GFLOP/s", "{:.1f}"),
+    ("share_of_ceiling", "of ceiling", "{:.2f}"),
+    ("times_encoder_alone", "x encoder alone", "{:.2f}"),
+    ("times_faster_than_plain", "x plain", "{:.2f}"),
+    ("peak_mib", "peak MiB", "{:.0f}"),
+)
+
+
+def build(encoder, X, precision, device, batch, **settings):
+    """An untrained transformer whose net is ready for steps."""
+    cpc = CPCTransformer(
+        encoder=encoder,
+        n_components=1024 if encoder in ("conv", "dictionary") else None,
+        max_epochs=0,
+        batch_size=batch,
+        precision=precision,
+        device=device,
+        random_state=0,
+        **settings,
+    ).fit(X)
+    cpc.net_.callbacks_ = [("clip", GradientNormClipping(cpc.clip_norm).initialize())]
+    return cpc
+
+
+def training_step(cpc, X, batch):
+    """A call that trains on the next batch."""
+    net = cpc.net_
+    feed = ImageFeed(as_images(X), cpc.pixel_scale_, net.device)
+    batches = TrainingBatches(feed, batch, np.random.RandomState(0))
+    stream = iter(())
+
+    def call():
+        nonlocal stream
+        data = next(stream, None)
+        if data is None:
+            stream = iter(batches)
+            data = next(stream)
+        net.train_step(data)
+
+    return call
+
+
+def literal_step(cpc, X, batch, n_workers):
+    """A call that takes the plain step on the next batch."""
+    from literal_cpc import literal_loss, loader  # needs Pillow
+
+    net = cpc.net_
+    model, optimizer = (
+        net.module_,
+        torch.optim.AdamW(net.module_.parameters(), lr=cpc.learning_rate),
+    )
+    batches = loader(X, model, batch, n_workers)
+    stream = iter(())
+
+    def call():
+        nonlocal stream
+        patches = next(stream, None)
+        if patches is None:
+            stream = iter(batches)
+            patches = next(stream)
+        model.train()
+        optimizer.zero_grad()
+        with net.autocast():
+            loss = literal_loss(model, patches.to(net.device), N_NEGATIVES)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cpc.clip_norm)
+        optimizer.step()
+
+    return call
+
+
+def encoder_alone(cpc, X, batch):
+    """A call that runs the encoder forward and backward on the patches of a batch."""
+    net = cpc.net_
+    model, feed = net.module_, ImageFeed(as_images(X[:batch]), cpc.pixel_scale_, net.device)
+    images = model.standardise(feed.batch(slice(batch)))
+    patches = model.grid.extract(images).flatten(0, 2).contiguous()
+
+    def call():
+        with net.autocast():
+            features = model.encoder(patches)
+        features.backward(torch.ones_like(features))
+
+    return call
+
+
+def each_patch_alone(cpc, X):
+    """A call that transforms as `transform` does, but shares nothing between patches."""
+    net, grid = cpc.net_, transform_grid(cpc)
+    feed = ImageFeed(as_images(X), cpc.pixel_scale_, net.device)
+
+    def call():
+        model = net.module_.eval()
+        with torch.inference_mode(), net.autocast():
+            for block in feed.blocks(max(1, 4096 // grid.n_patches)):
+                features = model.encode_patches(grid.extract(block)).float()
+                pool(features, cpc.pooling).cpu().numpy()
+
+    return call
+
+
+def measure(options, encoder, side, batch, precision):
+    """Rows of the step, of the step with few negatives, and of `transform`."""
+    device = options.device
+    rng = np.random.RandomState(0)
+    X = rng.randint(0, 256, (2 * batch, side, side, 3), dtype=np.uint8)
+    cpc = build(encoder, X, precision, device, batch)
+    few = build(
+        encoder,
+        X,
+        precision,
+        device,
+        batch,
+        negatives="mixed",
+        n_candidates=N_NEGATIVES + 1,
+        same_image_fraction=None,
+    )
+    n = min(len(X), options.transform_images)
+    ceiling, ceiling_flop = product(precision, device, options.product_side)
+    plain = {} if options.no_literal else {"literal": literal_step(few, X, batch, options.workers)}
+    step, few_step = training_step(cpc, X, batch), training_step(few, X, batch)
+    training = {
+        "ceiling": ceiling,
+        "step": step,
+        "few": few_step,
+        "alone": encoder_alone(cpc, X, batch),
+        **plain,
+    }
+
+    def transform():
+        cpc.net_.module_.eval()
+        cpc.transform(X[:n])
+
+    features = {"ceiling": ceiling, "transform": transform, "plain": each_patch_alone(cpc, X[:n])}
+    settings = {"device": device, "clock": options.clock, "n_rounds": options.rounds}
+    settings["max_seconds"] = options.seconds
+    seconds = in_rounds(training, **settings)
+    common = {"encoder": encoder, "side": side, "batch": batch, "precision": precision}
+    for name, key, call in (("step", "step", step), ("step, 16 negatives", "few", few_step)):
+        yield common | row(name, seconds, key, call, batch, ceiling_flop, "literal", device)
+    seconds = in_rounds(features, **settings)
+    name = "transform"
+    yield common | row(name, seconds, name, transform, n, ceiling_flop, "plain", device)
+
+
+def row(name, seconds, key, call, n_images, ceiling_flop, plain, device):
+    """What is printed and kept of one measurement."""
+    own = seconds[key]
+    flop = count_flop(call)
+    peak = peak_bytes(call, device)
+
+    def ratio(other):
+        return float(np.median(seconds[other] / own)) if other in seconds else None
+
+    alone = ratio("alone")
+    return {
+        "what": name,
+        "images_per_second": n_images / float(np.median(own)),
+        "seconds": [float(s) for s in own],
+        "gflop_per_image": flop / n_images / 1e9,
+        "gflop_per_second": flop / float(np.median(own)) / 1e9,
+        "ceiling_gflop_per_second": ceiling_flop / float(np.median(seconds["ceiling"])) / 1e9,
+        "share_of_ceiling": flop / ceiling_flop * ratio("ceiling"),
+        "times_encoder_alone": None if alone is None else 1 / alone,
+        "times_faster_than_plain": ratio(plain),
+        "peak_mib": None if peak is None else peak / 2**20,
+    }
+
+
+def as_text(values):
+    cells = [
+        pattern.format(values[key]) if values[key] is not None else "-"
+        for key, _, pattern in COLUMNS
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def draw(rows, path):
+    """Shares of the ceiling, and times the plain way, as bars."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = [
+        f"{r['encoder']}, {r['side']} px, {r['batch']}, {r['precision']}, {r['what']}" for r in rows
+    ]
+    figure, axes = plt.subplots(
+        1, 3, figsize=(13, 1.5 + 0.27 * len(rows)), sharey=True, layout="constrained"
+    )
+    panels = (
+        ("share_of_ceiling", "share of a matrix product's FLOP/s", 1),
+        ("times_encoder_alone", "times the encoder alone", 1),
+        ("times_faster_than_plain", "times as fast as the plain way", 1),
+    )
+    colours = {"step": "C0", "step, 16 negatives": "C1", "transform": "C2"}
+    for axis, (key, label, mark) in zip(axes, panels, strict=True):
+        lengths = [row[key] or 0 for row in rows]
+        bars = axis.barh(names, lengths, color=[colours[row["what"]] for row in rows])
+        labels = [f"{length:.2f}" if length else "" for length in lengths]
+        axis.bar_label(bars, labels, padding=2, fontsize=8)
+        axis.axvline(mark, color="0.4", linewidth=0.8)
+        axis.set_xlabel(label)
+        axis.margins(x=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    names = "conv,dictionary,resnet18,resnet50"
+    parser.add_argument("--encoders", help=f"of {names}; the default on CUDA, the first three here")
+    parser.add_argument("--sides", default="32", help="of the images, in pixels")
+    parser.add_argument("--batches", default="32")
+    parser.add_argument("--precision", default="float32,bf16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=5, help="at most, for each measurement")
+    parser.add_argument("--seconds", type=float, default=20, help="after which no round begins")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--workers", type=int, default=0, help="of the literal step's DataLoader")
+    parser.add_argument("--no-literal", action="store_true")
+    parser.add_argument("--transform-images", type=int, default=64)
+    parser.add_argument("--product-side", type=int, help="of the matrices of the ceiling")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--out", type=Path, default=Path("throughput.jsonl"))
+    options = parser.parse_args(argv)
+    on_gpu = torch.device(options.device).type == "cuda"
+    options.encoders = options.encoders or (names if on_gpu else names.rsplit(",", 1)[0])
+    options.product_side = options.product_side or (8192 if on_gpu else 2048)
+    return options
+
+
+def main(argv=None):
+    options = parse(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    head = {
+        "what": "run",
+        "options": {name: str(value) for name, value in vars(options).items()},
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        **environment(),
+    }
+    options.out.write_text(json.dumps(head) + "\n", encoding="utf-8")
+    print("| " + " | ".join(label for _, label, _ in COLUMNS) + " |")
+    print("|" + " --- |" * len(COLUMNS), flush=True)
+    rows = []
+    for encoder in options.encoders.split(","):
+        for side in map(int, options.sides.split(",")):
+            for batch in map(int, options.batches.split(",")):
+                for precision in options.precision.split(","):
+                    for values in measure(options, encoder, side, batch, precision):
+                        rows.append(values)
+                        print(as_text(values), flush=True)
+                        with options.out.open("a", encoding="utf-8") as file:
+                            file.write(json.dumps(values) + "\n")
+    draw(rows, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
