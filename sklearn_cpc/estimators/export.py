@@ -43,6 +43,7 @@ def feature_module(estimator, image_size=None):
         estimator.channels_first_,
         estimator.pooling,
         estimator.output,
+        estimator.transform_flip,
     ).cpu()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .patches import PatchGrid
-from .pooling import PYRAMID, pool
+from .pooling import pool_images
 
 __all__ = ["ImageFeatures"]
 
@@ -27,10 +27,20 @@ class ImageFeatures(nn.Module):
         Whether an image is (channels, height, width) and not (height, width, channels).
     pooling, output : str
         See `pool` and `CPCModel.embed`.
+    flip : bool, default=False
+        See `pool_images`.
     """
 
     def __init__(
-        self, model, grid, to_unit, n_channels, channels_first, pooling="max", output="features"
+        self,
+        model,
+        grid,
+        to_unit,
+        n_channels,
+        channels_first,
+        pooling="max",
+        output="features",
+        flip=False,
     ):
         super().__init__()
         self.model = without_heads(model)
@@ -40,6 +50,7 @@ class ImageFeatures(nn.Module):
         self.channels_first = channels_first
         self.pooling = pooling
         self.output = output
+        self.flip = flip
         self.eval()
 
     def forward(self, images):
@@ -60,8 +71,10 @@ class ImageFeatures(nn.Module):
             images = images.reshape(-1, self.n_channels, *size)
         else:
             images = images.reshape(-1, *size, self.n_channels).permute(0, 3, 1, 2)
-        features = self.model.embed(self.to_unit(images), self.grid, self.output).float()
-        return pyramid(features) if self.pooling == "pyramid" else pool(features, self.pooling)
+        return pool_images(self._embed, self.to_unit(images), self.pooling, self.flip)
+
+    def _embed(self, pixels):
+        return self.model.embed(pixels, self.grid, self.output).float()
 
 
 class IndexedGrid(PatchGrid):
@@ -89,19 +102,3 @@ def without_heads(model):
         parameter.requires_grad_(False)
     # Training prefers the channels last, which not every exporter keeps.
     return small.eval().to(memory_format=torch.contiguous_format)
-
-
-def pyramid(features):
-    """As `pool` does it, in slices: exporters do not know adaptive pooling."""
-    rows, cols = features.shape[1:3]
-    parts = []
-    for n in PYRAMID:
-        cells = [
-            features[:, r, c].amax((1, 2)) for r in _windows(rows, n) for c in _windows(cols, n)
-        ]
-        parts += cells
-    return torch.cat(parts, 1)
-
-
-def _windows(length, n):
-    return [slice(i * length // n, -(-(i + 1) * length // n)) for i in range(n)]

@@ -1,7 +1,6 @@
 """From a grid of patch features to one row of features per image."""
 
 import torch
-from torch.nn import functional as F
 
 from .names import check_name
 
@@ -30,9 +29,22 @@ def _quadrant_means(features):
 
 
 def _pyramid(features):
-    maps = features.permute(0, 3, 1, 2)
-    levels = [F.adaptive_max_pool2d(maps, n) for n in PYRAMID]  # (batch, n_components, n, n)
-    return torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in levels], 1)
+    # In slices, not by adaptive pooling, which exporters do not know.
+    rows, cols = features.shape[1:3]
+    return torch.cat(
+        [
+            features[:, r, c].amax((1, 2))
+            for n in PYRAMID
+            for r in _windows(rows, n)
+            for c in _windows(cols, n)
+        ],
+        1,
+    )
+
+
+def _windows(length, n):
+    """n slices of about equal length that cover it, overlapping where they do not fit."""
+    return [slice(i * length // n, -(-(i + 1) * length // n)) for i in range(n)]
 
 
 def _max_and_mean(features):

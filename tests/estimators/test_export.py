@@ -43,7 +43,7 @@ def test_the_module_gives_what_transform_gives(pooling, encoder):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("settings", [{}, {"output": "both"}])
+@pytest.mark.parametrize("settings", [{}, {"output": "both"}, {"transform_flip": True}])
 def test_the_module_takes_images_as_fit_does(layout, settings):
     data = LAYOUTS[layout]
     cpc = fitted(data, channels="first" if layout == "first" else "auto", **settings)
@@ -141,7 +141,7 @@ ONNX = [
     ("last", {}),
     ("first", {"encoder": "dictionary", "pooling": "mean", "channels": "first"}),
     ("grey", {"encoder": "resnet18", "pooling": "quadrants", "n_components": None}),
-    ("flat", {"pooling": "quadrant-means"}),
+    ("flat", {"pooling": "quadrant-means", "transform_flip": True}),
     (
         "uint16",
         {"pooling": "max+mean", "patch_size": 5, "transform_stride": 3, "output": "both"}
