@@ -128,6 +128,10 @@ class ShardedAugmentation:
         self.is_exact = draws_per_row(augmentation)
         self.shard = None
 
+    @property
+    def changes_patches(self):
+        return self.augmentation.changes_patches
+
     def images(self, images, generator=None, max_shift=None):
         return self._changed(self.augmentation.images, images, generator, max_shift)
 
