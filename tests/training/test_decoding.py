@@ -191,7 +191,7 @@ def test_postscript_is_not_run(tmp_path):
 
 def test_a_mode_that_no_array_has_is_refused():
     image = Image.new("RGBa", (4, 4))
-    with pytest.raises(BrokenImageError, match="pixels of pillow's mode RGBa, which no array has"):
+    with pytest.raises(ValueError, match="its pixels have pillow's mode RGBa, which no array has"):
         decoding.array_of(image)
 
 

@@ -1,0 +1,173 @@
+"""Small JPEG files streamed to batches, beside pillow alone on the same cores.
+
+    OMP_NUM_THREADS=1 python benchmarks/streaming.py --threads 1
+
+Makes files (200,000 of 32x32 pixels, in 200 folders) in a temporary folder and takes, block by
+block in turn, so that both meet the same load of the machine: pillow's open and load in as many
+threads (the ceiling), and passes of `TrainingBatches` over `ImageFiles`, which also check, bring
+into arrays, shuffle, batch and map to floats. Files are read once before, so that all come from
+the page cache. The claims: at least 80 % of the ceiling, and memory that does not grow from the
+first pass to the last. Appends a JSON line.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+import sklearn_cpc
+from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images
+from sklearn_cpc.training.feed import TrainingBatches
+
+
+def make_files(folder, n, size, seed=0):
+    """Smooth random images with some noise, which compress as photographs do."""
+    rng = np.random.RandomState(seed)
+    paths = []
+    for i in range(n):
+        coarse = Image.fromarray(rng.randint(0, 256, (4, 4, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.int16)
+        pixels = pixels + rng.randint(-12, 13, pixels.shape, dtype=np.int16)
+        path = folder / f"{i % 200:03}" / f"{i:07}.jpg"
+        if i < 200:
+            path.parent.mkdir()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        paths.append(str(path))
+    return paths
+
+
+def decode(paths):
+    """What pillow takes, and nothing else."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+
+
+def pillow_alone(paths, threads):
+    """Decode in threads, each a share."""
+    if threads == 1:
+        return decode(paths)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(decode, [paths[i::threads] for i in range(threads)]))
+
+
+def timed(act):
+    """Seconds on the clock, and of the processor."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    act()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def memory():
+    """Resident now, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def feed_of(paths, threads):
+    """The feed, and how long the check of all headers took."""
+    start = time.process_time()
+    files = ImageFiles(paths, n_threads=threads)
+    seconds = time.process_time() - start
+    images = as_images(files, channels="last")
+    return ImageFeed(images, PixelScale.of(images), "cpu"), seconds
+
+
+def consume(feed, batch_size, seed):
+    for _ in TrainingBatches(feed, batch_size, np.random.RandomState(seed)):
+        pass
+
+
+def measure(paths, options):
+    """Medians over blocks of the seconds per image, of both in turn."""
+    decode(paths)  # into the page cache, and pillow's plugins into memory
+    size = max(1, len(paths) // options.blocks)
+    blocks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    feeds = [feed_of(block, options.threads) for block in blocks]
+    for feed, _ in feeds[:1]:
+        consume(feed, options.batch_size, 0)
+    ceiling, ours = [], []
+    for seed, (block, (feed, _)) in enumerate(zip(blocks, feeds, strict=True)):
+        ceiling.append(np.divide(timed(lambda: pillow_alone(block, options.threads)), len(block)))  # noqa: B023
+        ours.append(
+            np.divide(timed(lambda: consume(feed, options.batch_size, seed)), len(block))  # noqa: B023
+        )
+    ceiling, ours = np.array(ceiling), np.array(ours)
+    return {
+        "pillow_images_per_second": round(float(1 / np.median(ceiling[:, 0]))),
+        "feed_images_per_second": round(float(1 / np.median(ours[:, 0]))),
+        "share": round(float(np.median(ceiling[:, 0] / ours[:, 0])), 3),
+        "share_of_processor_time": round(float(ceiling[:, 1].sum() / ours[:, 1].sum()), 3),
+        "check_images_per_processor_second": round(len(paths) / sum(s for _, s in feeds)),
+    }
+
+
+def memory_of_passes(paths, options):
+    """Resident memory after each pass over all files, in MiB."""
+    feed, _ = feed_of(paths, options.threads)
+    found = [memory()]
+    for seed in range(options.passes):
+        consume(feed, options.batch_size, seed)
+        found.append(memory())
+    return [round(each, 1) for each in found]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--n-images", type=int, default=200_000)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--passes", type=int, default=3)
+    default = Path(__file__).parent / "results" / "streaming.jsonl"
+    parser.add_argument("--out", type=Path, default=default)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = make_files(Path(folder), options.n_images, options.size)
+        n_bytes = sum(os.path.getsize(path) for path in paths)
+        row = measure(paths, options)
+        row["memory_after_passes"] = memory_of_passes(paths, options)
+    row = {
+        "what": "streaming",
+        "n_images": options.n_images,
+        "size": options.size,
+        "mean_bytes": round(n_bytes / options.n_images),
+        "decoded_mib": round(options.n_images * options.size**2 * 3 / 2**20),
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+        **row,
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "pillow": PIL.__version__,
+        "sklearn_cpc": sklearn_cpc.__version__,
+        "torch": torch.__version__,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with options.out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(
+        f"pillow alone {row['pillow_images_per_second']} images/s, the feed "
+        f"{row['feed_images_per_second']} ({100 * row['share']:.0f} %; by processor time "
+        f"{100 * row['share_of_processor_time']:.0f} %); resident after each pass "
+        f"{row['memory_after_passes']} MiB of {row['decoded_mib']} MiB decoded. Added to "
+        f"{options.out}"
+    )
+
+
+if __name__ == "__main__":
+    main()
