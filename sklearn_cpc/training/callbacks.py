@@ -158,7 +158,6 @@ class WeightAverage(Callback):
         net.n_averaged_ = self.n_steps_
         _copy_weights(self.averages_, parameters)
 
-
     @contextmanager
     def in_place(self, net):
         """While training, the averages in the place of the raw weights, for a look at them."""
