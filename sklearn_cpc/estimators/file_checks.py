@@ -1,6 +1,6 @@
 """What must hold of a model file before a network is built from it."""
 
-from math import isfinite, prod
+from math import isinf, isnan, prod
 
 import torch
 
@@ -27,8 +27,8 @@ def check_header(header):
     ValueError, TypeError or KeyError
         Which `load` gives the file's name.
     """
-    height, width, n_channels = shape = header["image_shape"]
-    if not all(type(side) is int and 1 <= side <= LONGEST_SIDE for side in shape):
+    shape = header["image_shape"]
+    if len(shape) != 3 or not all(type(n) is int and 1 <= n <= LONGEST_SIDE for n in shape):
         raise ValueError(f"image_shape={shape!r:.100}")
     names, n_features = header["feature_names_in"], header["n_features_in"]
     if type(n_features) is not int or n_features != prod(shape):
@@ -37,7 +37,7 @@ def check_header(header):
         raise ValueError(f"feature_names_in={names!r:.100}")
     if type(header["channels_first"]) is not bool:
         raise TypeError(f"channels_first={header['channels_first']!r:.100}")
-    _check_scale(header["pixel_scale"], n_channels)
+    _check_scale(header["pixel_scale"], shape[2])
     if type(header.get("n_averaged", 0)) is not int:
         raise TypeError(f"n_averaged={header['n_averaged']!r:.100}")
     for row in header["history"]:
@@ -60,9 +60,8 @@ def _check_numbers(value, may_be_infinite):
     if isinstance(value, list):
         for each in value:
             _check_numbers(each, may_be_infinite)
-    elif isinstance(value, float) and not isfinite(value):
-        if value != value or not may_be_infinite:
-            raise ValueError(f"the number {value} in its settings")
+    elif isinstance(value, float) and (isnan(value) or (isinf(value) and not may_be_infinite)):
+        raise ValueError(f"the number {value} in its settings")
 
 
 def check_before_building(estimator, header, scale, tensors, is_own):

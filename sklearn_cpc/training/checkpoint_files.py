@@ -49,7 +49,7 @@ class CheckpointFolder:
         import_optional("safetensors.torch", "checkpoint", "safetensors")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.folder / ".lock", "ab")  # noqa: SIM115
+            self._lock = open(self.folder / ".lock", "ab")
         except OSError as error:
             raise ValueError(
                 f"checkpoint={str(self.folder)!r} must be a folder that can be written to "

@@ -57,6 +57,18 @@ class KillAt(Callback):
             kill()
 
 
+class EndedError(Exception):
+    """In the place of whatever may end a training."""
+
+
+class EndAt(KillAt):
+    """Ends the training by an error, in the process of the test."""
+
+    def _kill_at(self, event):
+        if event == self.event and self.n_done >= self.batch:
+            raise EndedError
+
+
 class HalfFile:
     """A file whose process dies in the midst of writing it."""
 

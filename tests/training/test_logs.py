@@ -10,7 +10,7 @@ from skorch import callbacks as skorch_callbacks
 from sklearn_cpc import CSVLog, ProgressBar, TensorBoardLog
 from sklearn_cpc.training import logs
 
-from ..estimators.killed import KillAt
+from ..estimators.killed import EndAt, EndedError
 from ..estimators.toys import images, tiny
 
 X = images()  # three batches
@@ -24,16 +24,6 @@ COLUMNS = [
     "seconds",
     "images_per_second",
 ]
-
-
-class Stop(Exception):
-    pass
-
-
-class StopAt(KillAt):
-    def _kill_at(self, event):
-        if event == self.event and self.n_done >= self.batch:
-            raise Stop
 
 
 def table(path):
@@ -63,8 +53,8 @@ def test_a_training_that_goes_on_has_each_epoch_once(event, batch, tmp_path):
     pytest.importorskip("safetensors")
     settings = {"max_epochs": 3, "checkpoint": tmp_path / "kept"}
     log = CSVLog(tmp_path / "log.csv")
-    with pytest.raises(Stop):
-        tiny(callbacks=[log, StopAt(event, batch)], **settings).fit(X)
+    with pytest.raises(EndedError):
+        tiny(callbacks=[log, EndAt(event, batch)], **settings).fit(X)
     assert len(table(tmp_path / "log.csv")) == (2 if event == "epoch" else 1)
     cpc = tiny(callbacks=[log], **settings).fit(X)
     rows = table(tmp_path / "log.csv")
@@ -84,13 +74,10 @@ def test_columns_that_come_later_are_taken_in(tmp_path):
     assert float(bounds[1]) == cpc.history_[1]["validation_mutual_information"]
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2\n", "epoch,loss\nx,2\n", "\n\n", "epoch\n\x00\n"])
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "epoch,loss\nx,2\n", "epoch\n\x00\n"])
 def test_a_file_of_something_else_is_refused_and_kept(content, tmp_path):
     (tmp_path / "mine.csv").write_text(content)
     cpc = tiny(callbacks=[CSVLog(tmp_path / "mine.csv")])
-    if not content.strip():
-        cpc.fit(X)  # blank
-        return
     with pytest.raises(
         ValueError, match=r"mine.csv' is a file that CSVLog has not written \(.*; p"
     ):
@@ -127,14 +114,14 @@ def test_the_bar_of_a_training_that_goes_on_begins_where_it_was(tmp_path, capsys
     pytest.importorskip("tqdm")
     pytest.importorskip("safetensors")
     settings = {"max_epochs": 2, "checkpoint": tmp_path, "checkpoint_every": 0}
-    with pytest.raises(Stop):
-        tiny(callbacks=[StopAt("begin", 6)], **settings).fit(X)
+    with pytest.raises(EndedError):
+        tiny(callbacks=[EndAt("begin", 6)], **settings).fit(X)
     bar = ProgressBar()
     seen = []
 
     class Look(skorch_callbacks.Callback):
         def on_batch_end(self, net, **kwargs):
-            seen.append([c.bar_.n for _, c in net.callbacks_ if isinstance(c, ProgressBar)][0])
+            seen.append(next(c.bar_.n for _, c in net.callbacks_ if isinstance(c, ProgressBar)))
 
         def __deepcopy__(self, memo):
             return self
