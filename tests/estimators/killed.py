@@ -133,6 +133,7 @@ CASES = {
     "warm start": ({"warm_start": True, "averaging": 0.9}, "begin", 5),
     "dropout": ({"encoder": Dropping}, "begin", 5),
     "early stopping": ({**EARLY, "averaging": 0.5, "max_epochs": 6}, "begin", 6),
+    "early end": ({**EARLY, "max_epochs": 6}, "open", 7),
     "no warmup": ({"warmup": None, "optimizer": "adam"}, "begin", 5),
 }
 

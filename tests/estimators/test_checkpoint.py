@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 
 from sklearn_cpc import CPCClassifier, CPCTransformer
 from sklearn_cpc.estimators import resuming
 from sklearn_cpc.training import checkpoint_files
 
-from .killed import CASES, EndAt, EndedError, KillAt, X, transformer
+from .killed import CASES, EARLY, EndAt, EndedError, KillAt, X, transformer
 from .toys import images, tiny
 
 pytest.importorskip("safetensors")
@@ -114,6 +114,16 @@ def test_a_training_at_its_end_is_read_and_trains_no_more(tmp_path):
     assert again.history_ == first.history_
     again.set_params(callbacks=None)
     assert_same_training(again, first)
+
+
+@pytest.mark.parametrize(
+    "settings", [EARLY, {"callbacks": [EarlyStopping("loss", patience=2, threshold=1e9)]}]
+)
+def test_a_training_that_was_ended_early_is_at_its_end(settings, tmp_path):
+    first = kept(tmp_path, **settings | {"max_epochs": 9}).fit(X)
+    assert first.n_iter_ == 3
+    again = kept(tmp_path, **settings | {"max_epochs": 9, "callbacks": [EndAt("begin", 0)]})
+    assert again.fit(X).history_ == first.history_
 
 
 def test_without_a_random_state_a_training_goes_on_as_well(tmp_path):
