@@ -9,13 +9,26 @@ from skorch.history import History
 
 from ..nn import Augmentation, name_of
 from ..training import PixelScale
-from . import building
+from . import building, file_checks
 from .card import model_card
 from .files import written_whole
 
 FORMAT = "sklearn-cpc 1"
 # Parameters that may be a module or what makes one.
 OWN_NETWORKS = ("encoder", "context")
+# Parameters that are not read from a file: they call code, or write to folders.
+NOT_KEPT = ("callbacks", "checkpoint")
+# What settings of a wrong kind may lead to.
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def save(estimator, path):
@@ -47,27 +60,41 @@ def load(cls, path, device, own):
     """See `CPCTransformer.load`."""
     _safetensors("CPCTransformer.load")
     header, tensors = _read(path)
-    params = header["params"]
-    known = cls().get_params(deep=False)
-    unknown = sorted(set(params) - set(known))
-    if unknown:
+    # What a module of the user's own does wrong is no fault of the file.
+    is_own = any(value is not None for value in own.values())
+    kinds = () if is_own else FAULTS
+    try:
+        return _load(cls, path, device, own, header, tensors)
+    except kinds as error:
+        if isinstance(error, ValueError):
+            raise  # says what is wrong
         raise ValueError(
-            f"{path} has parameters {unknown}, which this version of sklearn_cpc does not know; "
-            "load it with the version that wrote it, or a newer one."
-        )
-    if isinstance(params.get("augment"), dict):
-        params["augment"] = Augmentation(**_with_tuples(params["augment"]))
-    params |= _given_again(path, params, own)
-    params = _with_tuples(params)
-    params["callbacks"] = None  # an empty list is the most that can be saved
+            f"{path} is not a file that CPCTransformer.save wrote: {error!r:.300}"
+        ) from error
+
+
+def _load(cls, path, device, own, header, tensors):
+    building.resolve_device(device)
+    params = _known_params(cls, path, header, own)
+    try:
+        file_checks.check_header(header)
+        file_checks.check_names(tensors)
+    except FAULTS as error:
+        raise ValueError(
+            f"{path} is not a file that CPCTransformer.save wrote: it has {error}"
+        ) from error
     estimator = cls(**params)
     estimator._validate_params()
     scale = header["pixel_scale"]
     scale = PixelScale(scale["low"], scale["high"], tuple(scale["mean"]), tuple(scale["std"]))
     random_state = np.random.RandomState()
     placed = cls(**params | {"device": device})
+    is_own = any(value is not None for value in own.values())
+    with _weights_of(path):
+        file_checks.check_before_building(placed, header, scale, tensors, is_own)
     net = building.build_net(placed, tuple(header["image_shape"]), scale, random_state)
-    _restore(net, header, tensors, path)
+    with _weights_of(path):
+        _restore(net, header, tensors)
     random_state.set_state(tuple(header["random_state"]))
     estimator._keep_start(tuple(header["image_shape"]), header["channels_first"], scale)
     estimator._keep_net(net)
@@ -78,6 +105,29 @@ def load(cls, path, device, own):
     if header["feature_names_in"]:
         estimator.feature_names_in_ = np.array(header["feature_names_in"], dtype=object)
     return estimator
+
+
+def _known_params(cls, path, header, own):
+    """Parameters of the estimator; those that touch the machine are not a file's to choose."""
+    params = header["params"]
+    unknown = sorted(set(params) - set(cls().get_params(deep=False)))
+    if unknown:
+        raise ValueError(
+            f"{path} has parameters {unknown}, which this version of sklearn_cpc does not know; "
+            "load it with the version that wrote it, or a newer one."
+        )
+    if isinstance(params.get("augment"), dict):
+        params["augment"] = Augmentation(**_with_tuples(params["augment"]))
+    params |= _given_again(path, params, own)
+    return _with_tuples(params) | dict.fromkeys(NOT_KEPT)
+
+
+@contextmanager
+def _weights_of(path):
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold the weights of its settings: {error}") from error
 
 
 def _given_again(path, params, own):
@@ -114,9 +164,10 @@ def _read(path):
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("sklearn_cpc", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a file that CPCTransformer.save wrote: {error}") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        header = header if isinstance(header, dict) else {}
         raise ValueError(
             f"{path} has format {header.get('format')!r}; this version of sklearn_cpc reads "
             f"{FORMAT!r} only."
@@ -133,8 +184,8 @@ def _plain_params(estimator, built_from):
             value = {"own": name_of(value)}
         if isinstance(value, np.generic):
             value = value.item()
-        if isinstance(value, np.random.RandomState):
-            value = None  # its state at this point is kept apart
+        if isinstance(value, np.random.RandomState) or name == "checkpoint":
+            value = None  # its state at this point is kept apart, and a folder is this machine's
         try:
             json.dumps(value)
         except TypeError as error:
@@ -177,21 +228,19 @@ def _tensors(net):
     return tensors, {"param_groups": state["param_groups"]}
 
 
-def _restore(net, header, tensors, path):
-    weights = {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
-    try:
-        net.module_.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not hold the weights of its settings: {error}") from error
-    if header.get("n_averaged"):
-        net.raw_weights_ = {k[4:]: v for k, v in tensors.items() if k.startswith("raw.")}
+def _restore(net, header, tensors):
+    weights = file_checks.of_kind(tensors, "model")
+    file_checks.check_like(net.module_.state_dict(), weights)
+    net.module_.load_state_dict(weights)
+    raw = file_checks.of_kind(tensors, "raw")
+    has_raw = bool(header.get("n_averaged"))
+    file_checks.check_like(dict(net.module_.named_parameters()) if has_raw else {}, raw)
+    if has_raw:
+        net.raw_weights_ = raw
         net.n_averaged_ = header["n_averaged"]
-    state = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = value
-    groups = header["optimizer"]["param_groups"]
+    state = file_checks.optimizer_state(net.optimizer_, tensors)
+    # Its settings are those of the parameters, which were validated.
+    groups = net.optimizer_.state_dict()["param_groups"]
     net.optimizer_.load_state_dict({"state": state, "param_groups": groups})
     net.history_ = History()
     for row in header["history"]:

@@ -10,6 +10,7 @@ import torch
 
 from sklearn_cpc import CPCClassifier, ProbeRecorder
 
+from .killed import EndAt, EndedError
 from .toys import images, tiny
 
 pytestmark = [
@@ -109,3 +110,16 @@ def test_the_classifier_is_fine_tuned_on_the_device(init):
     assert model.history_[-1]["held_out_loss"] > 0
     if init == "pretrained":
         assert 0 <= model.transformer_.history_[0]["probe_accuracy"] <= 1
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path):
+    pytest.importorskip("safetensors")
+    settings = {"device": "cuda", "precision": "float32", "max_epochs": 2, "averaging": 0.9}
+    kept = settings | {"checkpoint": tmp_path, "checkpoint_every": 0}
+    with pytest.raises(EndedError):
+        tiny(callbacks=[EndAt("begin", 5)], **kept).fit(X)
+    cpc = tiny(**kept).fit(X)
+    # The device may add in another order from run to run.
+    np.testing.assert_allclose(cpc.loss_curve_, tiny(**settings).fit(X).loss_curve_, rtol=1e-3)
+    with pytest.raises(ValueError, match="device='cuda', and this one has 'cpu'"):
+        tiny(**kept | {"device": "cpu"}).fit(X)
