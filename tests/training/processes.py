@@ -194,4 +194,7 @@ def main(folder):
 
 if __name__ == "__main__":  # torchrun
     torch.set_num_threads(1)
+    if len(sys.argv) > 2:
+        SETTINGS |= {"device": sys.argv[2], "precision": "float32"}
+        CASES = {name: CASES[name] for name in ("groups", "sampled")}
     main(sys.argv[1])

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cpc.estimators.building import resolve_device
 from sklearn_cpc.estimators.collections import read_shared
+from sklearn_cpc.training import distributed
 from sklearn_cpc.training.distributed import World, alone, join, smallest_part
 
 from . import processes
@@ -30,10 +32,13 @@ ATOL |= {"features": 5e-5, "score": 2e-5}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What two processes wrote."""
-    folder = tmp_path_factory.mktemp("processes")
+    return run(tmp_path_factory.mktemp("processes"))
+
+
+def run(folder, *device):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "-m", processes.__name__, str(folder)],
+        [*command, "-m", processes.__name__, str(folder), *device],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -146,6 +151,35 @@ def test_features_are_shared_out_and_brought_together(folder):
     parts = read_shared(folder / "shards")
     assert [len(part) for part in parts] == [5, 5, 5, 5, 2]
     np.testing.assert_allclose(np.concatenate(parts), cpc.transform(X), atol=5e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("case", ["groups", "sampled"])
+def test_two_gpus_end_as_one_does(case, tmp_path):
+    one = result(CASES[case] | {"device": "cuda", "precision": "float32"})
+    run(tmp_path, "auto")
+    first, second = (dict(np.load(tmp_path / f"{case}-{rank}.npz")) for rank in (0, 1))
+    for name in ("weights", "features", "loss"):
+        np.testing.assert_array_equal(first[name], second[name])
+    # TF32 may be on in convolutions: 10 bits of mantissa.
+    np.testing.assert_allclose(first["loss"], one["loss"], rtol=1e-2)
+
+
+def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert resolve_device("auto") == resolve_device("cuda") == "cuda"  # alone
+    monkeypatch.setattr(distributed, "join", lambda: World(3, 4))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("auto") == resolve_device("cuda") == "cuda:1"
+    monkeypatch.setenv("LOCAL_RANK", "2")  # more processes than devices
+    assert resolve_device("auto") == "cuda:0"
+    assert taken == [1, 1, 0]
+    assert resolve_device("cuda:1") == "cuda:1"
+    assert resolve_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
