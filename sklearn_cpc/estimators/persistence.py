@@ -36,6 +36,7 @@ def save(estimator, path):
         "optimizer": optimizer,
         "random_state": _plain_state(estimator.net_.random_state),
         "n_averaged": getattr(estimator.net_, "n_averaged_", 0),
+        "batch_size": estimator.net_.batch_size,  # that of "auto"
     }
     metadata = {"sklearn_cpc": json.dumps(header)}
     # Written beside its place and moved there whole: a full disk leaves the earlier file.
@@ -72,6 +73,7 @@ def load(cls, path, device, own):
     net = building.build_net(placed, tuple(header["image_shape"]), scale, random_state)
     _restore(net, header, tensors, path)
     random_state.set_state(tuple(header["random_state"]))
+    net.batch_size = header.get("batch_size", net.batch_size)
     estimator._keep_start(tuple(header["image_shape"]), header["channels_first"], scale)
     estimator._keep_net(net)
     estimator.grid_ = net.module_.grid

@@ -40,12 +40,14 @@ class ImageFeed(Dataset):
         # Slices are views: torch wants to own what it reads, and knows no negative strides.
         own = rows.flags.writeable and min(rows.strides) >= 0
         rows = torch.from_numpy(rows if own else rows.copy())
-        return self.scale.apply(rows.to(self.device))
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()  # the copy need not be waited for
+        return self.scale.apply(rows.to(self.device, non_blocking=True))
 
-    def blocks(self, size):
-        """All images in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.batch(slice(start, start + size))
+    def blocks(self, size, start=0):
+        """All images from `start` on in order, `size` at a time."""
+        for first in range(start, len(self), size):
+            yield self.batch(slice(first, first + size))
 
     def _fits(self):
         if self.device.type != "cuda":
