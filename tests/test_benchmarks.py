@@ -249,3 +249,16 @@ def test_flop_are_counted_and_the_peak_of_memory_seen(script):
     peak = measuring.peak_bytes(lambda: torch.ones(2**25), "cpu")
     if peak is not None:  # the kernel's record is there on Linux alone
         assert 0.9 * 2**27 < peak < 1.5 * 2**27
+
+
+def test_scaling_measures_images_batches_and_the_loss(script, tmp_path):
+    out = tmp_path / "scaling.jsonl"
+    arguments = "--images 20,40 --batches 2,4 --loss-batch 2 --rounds 2 --device cpu"
+    script("scaling").main([*arguments.split(), "--out", str(out)])
+    run, *rows = map(json.loads, out.read_text().splitlines())
+    assert run["torch"] == torch.__version__
+    assert [row["what"] for row in rows] == ["images", "images", "batch", "batch", "loss"]
+    assert all(row["fit_us_per_image"] > 0 < row["transform_us_per_image"] for row in rows[:2])
+    assert rows[1]["features_mib"] == 40 * 16 * 4 / 2**20
+    assert rows[4]["candidates"] == 98
+    assert rows[4]["times_unbounded"] > 0

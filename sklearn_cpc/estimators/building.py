@@ -21,6 +21,7 @@ from ..nn import (
 from ..training import CPCNet, ImageFeed
 from ..training.distributed import local_cuda, smallest_part
 from ..training.net import OPTIMIZERS
+from .planning import given_batch_size
 
 # Pixels that the first layer is fitted to: 500 images of 32x32.
 WHITENING_PIXELS = 2**19
@@ -145,7 +146,7 @@ def build_net(estimator, image_shape, scale, random_state):
         optimizer__betas=betas,
         optimizer__eps=estimator.eps,
         lr=estimator.learning_rate,
-        batch_size=estimator.batch_size,
+        batch_size=given_batch_size(estimator),
         precision=resolve_precision(estimator.precision, device),
         random_state=random_state,
         device=device,
@@ -261,7 +262,8 @@ def check_batch(estimator, images, n_epochs, n_samples=None):
     if not n_epochs:
         return
     n_samples = n_samples or len(images)
-    n = n_samples // -(-n_samples // estimator.batch_size)  # the smallest batch
+    batch_size = given_batch_size(estimator)
+    n = n_samples // -(-n_samples // batch_size)  # the smallest batch
     negatives = choose_negatives(
         estimator.negatives, estimator.n_candidates, estimator.negative_images
     )
@@ -269,7 +271,7 @@ def check_batch(estimator, images, n_epochs, n_samples=None):
     n = smallest_part(n, estimator.gather_negatives, of_few)
     if negatives == "place" and n == 1:
         raise ValueError(
-            f"batch_size={estimator.batch_size} with n_samples={n_samples} makes a batch of one "
+            f"batch_size={batch_size} with n_samples={n_samples} makes a batch of one "
             "image, and negatives='place' takes them from other images; pass at least two images "
             "and a larger batch_size."
         )
@@ -279,7 +281,7 @@ def check_batch(estimator, images, n_epochs, n_samples=None):
     rows, cols = grid.shape
     # In the longest step the pairs are those of one row or one column.
     if n == 1 and rows * cols > 1 and min(rows, cols) == 1:
-        what = f"batch_size={estimator.batch_size} with n_samples={n_samples}"
+        what = f"batch_size={batch_size} with n_samples={n_samples}"
         if of_few == 1:
             what = "negative_images=1" if negatives == "groups" else "negatives='image'"
         raise ValueError(

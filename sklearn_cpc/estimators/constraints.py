@@ -60,7 +60,7 @@ CONSTRAINTS = {
     "output": [StrOptions(set(OUTPUTS))],
     "pooling": [StrOptions(set(POOLINGS))],
     "max_epochs": [Interval(Integral, 0, None, closed="left")],
-    "batch_size": [POSITIVE_INT],
+    "batch_size": [POSITIVE_INT, StrOptions({"auto"})],
     "learning_rate": [POSITIVE],
     "optimizer": [StrOptions({"adamw", "adam"})],
     "betas": [tuple, list],

@@ -1,6 +1,7 @@
 """Fitted estimators as one safetensors file: weights, and settings as JSON in its header."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 
@@ -49,6 +50,7 @@ def save(estimator, path):
         "n_averaged": getattr(estimator.net_, "n_averaged_", 0),
         "training_data": getattr(estimator, "training_data_", None),
         "model_card": model_card(estimator),
+        "batch_size": estimator.net_.batch_size,  # that of "auto"
     }
     metadata = {"sklearn_cpc": json.dumps(header)}
     with written_whole(path) as temporary:
@@ -95,6 +97,7 @@ def _load(cls, path, device, own, header, tensors):
     net = building.build_net(placed, tuple(header["image_shape"]), scale, random_state)
     with _weights_of(path):
         _restore(net, header, tensors)
+    net.batch_size = header.get("batch_size", net.batch_size)
     random_state.set_state(tuple(header["random_state"]))
     estimator._keep_start(tuple(header["image_shape"]), header["channels_first"], scale)
     estimator._keep_net(net)

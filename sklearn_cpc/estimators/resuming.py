@@ -17,7 +17,7 @@ from ..training import (
     split_rows,
     trained_weights,
 )
-from . import building
+from . import building, planning
 
 # Parameters that a training may go on with other values of.
 FREE = {
@@ -109,7 +109,7 @@ class LongRun:
         for part in (self.rows, others):
             building.check_batch(estimator, self.images, n_epochs, len(part))
         self.held_out = HeldOut(
-            others, estimator.batch_size, estimator.n_iter_no_change, estimator.tol
+            others, planning.given_batch_size(estimator), estimator.n_iter_no_change, estimator.tol
         )
 
     @contextmanager

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from ..nn import n_pooled, pool_images
 from ..training import ImageFeed, PixelScale, TrainingSettings, held_out_bound, train
 from ..training.distributed import shared_random_state
-from . import building, inputs, resuming
+from ..training.memory import blocks_that_fit
+from . import building, inputs, planning, resuming
 from .constraints import CONSTRAINTS
 from .guards import all_or_nothing, threads
 from .names import with_near_miss
@@ -161,8 +162,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         2x2 and 4x4 parts (21 * n_components); "flatten", or "none": not at all.
     max_epochs : int, default=20
         Passes over the images. 0 keeps the random encoder, the baseline to beat.
-    batch_size : int, default=64
-        Images per batch.
+    batch_size : int or "auto", default=64
+        Images per batch. "auto": 64 on a CPU; on CUDA up to 256, as long as a pass has 200 batches
+        and half of the free memory holds what the encoder keeps of one. Where that does not hold
+        64, the encoder takes them in parts, see `accumulate`.
     learning_rate : float, default=2e-3
         Peak learning rate.
     optimizer : {"adamw", "adam"}, default="adamw"
@@ -187,7 +190,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         kept to be trained on. None: no average.
     accumulate : int, default=1
         Parts in which the encoder goes through a batch, for the memory of a part. The gradient is
-        that of the whole batch whatever the negatives, for a third more time.
+        that of the whole batch whatever the negatives, for a third more time. Where the device runs
+        out of memory, training goes on with twice as many, with a warning.
     early_stopping : bool, default=False
         Hold out images in `fit`, and end it when the bound on these no longer grows. The weights of
         the best epoch are kept. Not in `partial_fit`.
@@ -226,7 +230,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Fixes initial weights, order, augmentation and candidates. With an int, two fits on the same
         CPU give identical features.
     verbose : int, default=0
-        1: a line per epoch.
+        1: a line per epoch. 2: what was decided about device, precision and batches, too.
 
     Attributes
     ----------
@@ -547,20 +551,23 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if run.has_ended:
             run.keeper.finish_from_found(net)
         elif n_epochs and net.module_.plan:
+            batch_size, accumulate = planning.batch_and_parts(self, net, len(feed))
             settings = TrainingSettings(
                 n_epochs,
-                self.batch_size,
+                batch_size,
                 warmup,
                 self.clip_norm,
                 self.verbose,
                 tuple(self.callbacks or ()),
                 self.schedule,
                 self.averaging,
-                self.accumulate,
+                accumulate,
                 run.rows,
                 run.held_out,
                 self.gather_negatives,
             )
+            if self.verbose >= 2:
+                print(planning.described(net, feed, settings), flush=True)
             with building.own_generators(net), building.compiled(self.compile, net, feed):
                 train(net, feed, settings, run.keeper)
         self._keep_net(net)
@@ -652,8 +659,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if not model.plan:
             return 0.0
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
+        batch_size = self.net_.batch_size if self.batch_size == "auto" else self.batch_size
         with threads(self.n_jobs):
-            return held_out_bound(self.net_, feed, np.arange(len(images)), self.batch_size)
+            return held_out_bound(self.net_, feed, np.arange(len(images)), batch_size)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`.
@@ -832,8 +840,5 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         numbers = inputs.largest_map(model, grid, self._n_patch_outputs)
         size = max(1, min(256, TRANSFORM_BUDGET // numbers))
-        start = 0
         with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
-            for block in feed.blocks(size):
-                yield slice(start, start + len(block)), features_of(block, grid)
-                start += len(block)
+            yield from blocks_that_fit(feed, size, partial(features_of, grid=grid))

@@ -46,7 +46,9 @@ class ImageFeed(Dataset):
         # Slices are views: torch wants to own what it reads, and knows no negative strides.
         own = rows.flags.writeable and min(rows.strides) >= 0
         rows = torch.from_numpy(rows if own else rows.copy())
-        return self.scale.apply(rows.to(self.device))
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()  # the copy need not be waited for
+        return self.scale.apply(rows.to(self.device, non_blocking=True))
 
     def batches(self, indices):
         """A batch for each index; the next is read ahead where it is not in memory."""
@@ -55,10 +57,10 @@ class ImageFeed(Dataset):
         else:
             yield from map(self.batch, indices)
 
-    def blocks(self, size):
-        """All images in order, `size` at a time."""
-        starts = range(0, len(self), size)
-        yield from self.batches(slice(start, start + size) for start in starts)
+    def blocks(self, size, start=0):
+        """All images from `start` on in order, `size` at a time."""
+        starts = range(start, len(self), size)
+        yield from self.batches(slice(first, first + size) for first in starts)
 
     def _fits(self):
         if self.device.type != "cuda":

@@ -24,6 +24,7 @@ from .callbacks import (
 from .distributed import DataParallel, SharedRecord, all_true, is_main_process, join
 from .feed import TrainingBatches
 from .held_out import HeldOut
+from .memory import OutOfMemory, smaller_parts
 
 __all__ = ["CPCNet", "TrainingSettings", "interrupt_after_batch", "train"]
 
@@ -119,6 +120,30 @@ class CPCNet(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         self._set_training(True)
+        output = self._with_gradient(batch)
+        self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()))
+        self.optimizer_.step()
+        return {"loss": output.loss, "y_pred": output}
+
+    def _with_gradient(self, batch):
+        """The output of a batch, its gradient taken; in smaller parts if memory is too small."""
+        images, generator = batch
+        drawn, queues = generator.get_state(), self._queued()
+        while True:
+            try:
+                return self._forward_and_backward(batch)
+            except OutOfMemory as error:
+                smaller_parts(self.module_, len(images), error.with_traceback(None))
+            # The same augmentation, candidates and queues once more.
+            generator.set_state(drawn)
+            self.module_.load_state_dict(queues, strict=False)
+
+    def _queued(self):
+        """A copy of the targets that queues keep."""
+        state = self.module_.state_dict() if self.module_.negatives == "queue" else {}
+        return {name: value.clone() for name, value in state.items() if "queues." in name}
+
+    def _forward_and_backward(self, batch):
         self._zero_grad_optimizer()
         outputs = []
         for output in self._outputs(batch):
@@ -126,10 +151,7 @@ class CPCNet(NeuralNet):
                 raise FloatingPointError(self._diverged(output))
             output.loss.backward()
             outputs.append(replace(output, loss=output.loss.detach()))
-        output = CPCOutput.joined(outputs)
-        self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()))
-        self.optimizer_.step()
-        return {"loss": output.loss, "y_pred": output}
+        return CPCOutput.joined(outputs)
 
     def _outputs(self, batch):
         """What the module gives for a batch, part by part, each to be done with before the next."""
@@ -280,9 +302,10 @@ def _interrupted(net, settings, stop, keeper):
 
 def _check_features(net, feed):
     """Refuse what the last steps have spoiled, which no loss has seen."""
-    net.module_.eval()
+    model = net.module_.eval()
+    n = max(1, 8 // model.accumulate)  # as few as were taken at once
     with torch.inference_mode(), net.autocast():
-        features = net.module_.embed(feed.batch(slice(8)))
+        features = model.embed(feed.batch(slice(n)))
     if not features.isfinite().all():
         raise FloatingPointError(
             f"After training the features are not finite; lower learning_rate={net.lr:g}, or set "

@@ -1,0 +1,77 @@
+"""What "auto" makes of the device and the data: the batch, its parts, and a line that says so."""
+
+import torch
+
+from ..training.memory import free_bytes, held_per_image
+
+__all__ = ["SMALLEST_AUTO_BATCH", "batch_and_parts", "described", "given_batch_size"]
+
+# A batch costs no more per image than a larger one on CPUs; a GPU needs some thousand patches.
+SMALLEST_AUTO_BATCH, LARGEST_AUTO_BATCH = 64, 256
+# A larger batch makes fewer steps of a pass, which must stay many.
+STEPS_PER_PASS = 200
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+def given_batch_size(estimator):
+    """The number given, or the smallest that "auto" chooses."""
+    is_auto = isinstance(estimator.batch_size, str)
+    return SMALLEST_AUTO_BATCH if is_auto else estimator.batch_size
+
+
+def batch_and_parts(estimator, net, n_images):
+    """Images of a batch, and the parts in which the encoder takes them.
+
+    Parameters
+    ----------
+    estimator : CPCTransformer
+        Numbers that it has are left alone.
+    net : CPCNet
+        Initialised.
+    n_images : int
+        Of the training.
+
+    Returns
+    -------
+    batch_size, accumulate : int
+        With `batch_size="auto"`: 64 on a CPU; on CUDA doubled up to 256 as long as a pass has 200
+        batches and half of the free memory holds what the encoder keeps of one. Where not even 64
+        fit into that, the encoder takes them in parts.
+    """
+    if not isinstance(estimator.batch_size, str):
+        return estimator.batch_size, estimator.accumulate
+    with net.autocast():
+        held = held_per_image(net.module_)
+    free = free_bytes(net.device)
+    fitting = LARGEST_AUTO_BATCH if free is None else SHARE_OF_FREE_MEMORY * free / held
+    size = SMALLEST_AUTO_BATCH
+    if torch.device(net.device).type == "cuda":
+        while 2 * size <= min(LARGEST_AUTO_BATCH, n_images / STEPS_PER_PASS, fitting):
+            size *= 2
+    n_parts = min(size, -(-size // max(1, int(fitting))))
+    return size, max(estimator.accumulate, n_parts)
+
+
+def described(net, feed, settings):
+    """What a training was decided to be like, in one line."""
+    device = torch.device(net.device)
+    where = str(device)
+    if device.type == "cuda":
+        where += f" ({torch.cuda.get_device_name(device)})"
+    else:
+        where += f" ({torch.get_num_threads()} threads)"
+    parts = "at once" if settings.accumulate == 1 else f"in {settings.accumulate} parts"
+    precision = net.precision
+    if device.type == "cpu" and precision == "float32" and _has_bf16():
+        precision += " (precision='bf16' is faster on this CPU)"
+    images = "read batch by batch" if feed.resident is None else "resident on the device"
+    return (
+        f"device {where}, precision {precision}, batches of {settings.batch_size} of "
+        f"{len(feed)} images, encoded {parts}; images {images}"
+    )
+
+
+def _has_bf16():
+    """Whether the CPU has instructions for products of bfloat16."""
+    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported",))
+    return any(is_supported() for is_supported in known if is_supported is not None)
