@@ -115,7 +115,8 @@ def local_cuda():
     """The CUDA device of this process: the one of its number on this machine."""
     if join().size == 1:
         return "cuda"
-    index = int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
+    number = os.environ.get("LOCAL_RANK")
+    index = torch.cuda.current_device() if number is None else int(number)
     index %= torch.cuda.device_count()
     torch.cuda.set_device(index)  # NCCL talks from the current device
     return f"cuda:{index}"
