@@ -1,8 +1,9 @@
 """From images to a trained model."""
 
+from .decoded import ImageFiles
 from .feed import ImageFeed
 from .images import Images, PixelScale, as_images
-from .lazy import ImageFiles, LazyImages
+from .lazy import LazyImages
 from .net import CPCNet, TrainingSettings, train
 from .probe_recorder import ProbeRecorder
 from .sources import open_images
