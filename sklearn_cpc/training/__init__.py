@@ -2,10 +2,11 @@
 
 from .checkpoint import CheckpointKeeper, trained_weights
 from .checkpoint_files import CheckpointFolder, digest
+from .decoded import ImageFiles
 from .feed import ImageFeed
 from .held_out import HeldOut, held_out_bound, split_rows
 from .images import Images, PixelScale, as_images
-from .lazy import ImageFiles, LazyImages
+from .lazy import LazyImages
 from .logs import CSVLog, ProgressBar, TensorBoardLog
 from .net import CPCNet, TrainingSettings, train
 from .probe_recorder import ProbeRecorder

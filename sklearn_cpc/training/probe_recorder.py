@@ -13,9 +13,9 @@ from sklearn.utils import column_or_1d
 from skorch.callbacks import Callback
 
 from ..nn import check_name, pool
+from .decoded import ImageFiles
 from .feed import ImageFeed
 from .images import as_array, as_images, check_finite
-from .lazy import ImageFiles
 from .sources import as_paths
 
 __all__ = ["ProbeRecorder"]

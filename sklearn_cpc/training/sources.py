@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from .lazy import DatasetImages, ImageFiles, LazyImages, SlicedArray
+from .decoded import DatasetImages, ImageFiles
+from .lazy import LazyImages, SlicedArray
 
 __all__ = ["as_paths", "check_resize", "open_images"]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset
 
-from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images, lazy, open_images
+from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images, decoded, open_images
+from sklearn_cpc.training.decoded import DatasetImages
 from sklearn_cpc.training.feed import TrainingBatches
-from sklearn_cpc.training.lazy import DatasetImages, SlicedArray
+from sklearn_cpc.training.lazy import SlicedArray
 from sklearn_cpc.training.read_ahead import read_ahead
 from sklearn_cpc.training.sources import as_paths, check_resize
 
@@ -269,7 +270,7 @@ def test_mixed_kinds_name_two_files_and_the_way_out(paths, tmp_path):
 
 
 def test_the_check_goes_on_from_window_to_window(paths, monkeypatch):
-    monkeypatch.setattr(lazy, "ROWS_OF_A_CHECK", 7)
+    monkeypatch.setattr(decoded, "ROWS_OF_A_CHECK", 7)
     with pytest.raises(ValueError, match=r"2 of 32 images .* The first: a is no file"):
         ImageFiles([*paths, "a", "b"], n_threads=2)
 
