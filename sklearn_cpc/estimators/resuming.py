@@ -162,8 +162,9 @@ def _described(images, scale):
         "shape": list(images.shape),
         "dtype": rows.dtype.name,
         "range": [float(scale.low), float(scale.high)],
-        "mean": [float(m) for m in scale.mean],
-        "std": [float(s) for s in scale.std],
+        # Rounded: another version of NumPy may add in another order.
+        "mean": [float(f"{m:.6g}") for m in scale.mean],
+        "std": [float(f"{s:.6g}") for s in scale.std],
         "pixels": digest({"rows": shown}),
     }
 

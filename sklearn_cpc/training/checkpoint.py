@@ -12,6 +12,8 @@ from .checkpoint_files import digest
 
 __all__ = ["CheckpointKeeper", "trained_weights"]
 
+# What a state that does not fit may lead to.
+FAULTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # What skorch notes of every batch.
 BATCH_COLUMNS = ("train_loss", "train_batch_size")
 
@@ -99,12 +101,14 @@ class CheckpointKeeper(Callback):
     def _restoring(self, restore, net):
         try:
             restore(net)
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, IndexError) as error:
+        except FAULTS as error:
             raise ValueError(self._no_training(error)) from error
 
     def _restore_run(self, net):
         self.n_before = self.found["n_before"]
         self._restore_net(net)
+        if not 0 <= len(net.history) - self.n_before <= net.max_epochs:
+            raise ValueError(f"{len(net.history)} epochs after {self.n_before}")
         self._restore_callbacks(net)
         if self.found["batches"] is not None:
             net.batches_.load_state_dict(self.found["batches"])

@@ -121,7 +121,7 @@ def test_a_training_at_its_end_is_read_and_trains_no_more(tmp_path):
 )
 def test_a_training_that_was_ended_early_is_at_its_end(settings, tmp_path):
     first = kept(tmp_path, **settings | {"max_epochs": 9}).fit(X)
-    assert first.n_iter_ == 3
+    assert first.n_iter_ < 9
     again = kept(tmp_path, **settings | {"max_epochs": 9, "callbacks": [EndAt("begin", 0)]})
     assert again.fit(X).history_ == first.history_
 
@@ -273,6 +273,7 @@ def test_another_versions_checkpoint_is_refused_and_kept(tmp_path, monkeypatch):
         (lambda state: state["generators"].update(numpy=[1, 2]), "Error"),
         (lambda state: state["callbacks"].update({"EpochRecord 1": {}}), "KeyError"),
         (lambda state: state.update(history=[3]), "AttributeError"),
+        (lambda state: state.update(n_before=9), "1 epochs after 9"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_kept(change, message, tmp_path):
