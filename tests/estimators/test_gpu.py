@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sklearn_cpc import CPCClassifier, ProbeRecorder
+from sklearn_cpc.nn import ConvEncoder
 
 from .killed import EndAt, EndedError
 from .toys import images, tiny
@@ -26,6 +27,21 @@ def test_auto_is_cuda_and_bf16():
     assert next(cpc.net_.module_.parameters()).is_cuda
     assert cpc.net_.precision == "bf16"
     assert cpc.transform(X).dtype == np.float32
+
+
+def test_auto_batches_fit_and_out_of_memory_is_survived(monkeypatch):
+    assert tiny(batch_size="auto").fit(X).net_.batch_size == 64
+    torch.cuda.empty_cache()
+    forward = ConvEncoder.forward
+
+    def limited(self, patches):
+        if len(patches) > 200:
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return forward(self, patches)
+
+    monkeypatch.setattr(ConvEncoder, "forward", limited)
+    with pytest.warns(RuntimeWarning, match="Out of memory; training goes on"):
+        assert tiny().fit(X).n_iter_ == 1
 
 
 def test_float32_features_agree_with_those_of_the_cpu():

@@ -8,6 +8,7 @@ import torch
 
 from sklearn_cpc.estimators import planning
 from sklearn_cpc.nn import ConvEncoder
+from sklearn_cpc.training import CPCNet
 from sklearn_cpc.training.memory import OutOfMemory, free_bytes, held_per_image
 
 from .toys import images, same_state, tiny
@@ -162,3 +163,27 @@ def test_the_batch_of_auto_is_saved(tmp_path):
     assert loaded.batch_size == "auto"
     assert loaded.score(X) == cpc.score(X)
     assert loaded.net_.batch_size == 16
+
+
+def test_a_batch_that_fails_late_is_in_the_queue_once(monkeypatch):
+    """The gradient's memory may run out after the queue has taken the batch in."""
+    settings = {"patch_size": 4, "patch_stride": 2, "negatives": "queue", "queue_size": 400}
+    expected = tiny(**settings).fit(X)
+    step, calls = CPCNet._forward_and_backward, []
+
+    def failing(self, batch):
+        output = step(self, batch)
+        calls.append(len(batch[0]))
+        if len(calls) == 2:
+            raise OutOfMemory("CUDA out of memory")
+        return output
+
+    monkeypatch.setattr(CPCNet, "_forward_and_backward", failing)
+    with pytest.warns(RuntimeWarning, match="Out of memory; training goes on"):
+        found = tiny(**settings).fit(X)
+    assert calls == [8] * 6
+    np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-4)
+    queues = zip(
+        found.net_.module_.queues.values(), expected.net_.module_.queues.values(), strict=True
+    )
+    assert all(len(one.targets()) == len(two.targets()) for one, two in queues)
