@@ -8,6 +8,7 @@ import torch
 from ..names import check_name
 from . import colour, geometry
 from .autoaugment import PRIMITIVES, apply_primitives
+from .blocks import in_blocks
 
 __all__ = ["AUGMENTATIONS", "Augmentation"]
 
@@ -55,7 +56,8 @@ class Augmentation:
         Probability that each channel's values are mapped by a random rising curve.
     colour : float, default=0
         Probability that brightness (32/255 added), saturation (times 0.5 to 1.5), hue (0.2 turns)
-        and contrast (times 0.5 to 1.5) are changed by up to so much, in random order.
+        and contrast (times 0.5 to 1.5) are changed by up to so much. Their order makes no
+        difference, as values are clipped once, after all four.
     brightness : float, default=0.2
         Largest change added to a patch; 1 is the whole range of pixel values.
     contrast : float, default=0.4
@@ -225,6 +227,8 @@ class Augmentation:
         ValueError, TypeError
             If `patch_transform` gives something else.
         """
+        # Ours, to be changed in place.
+        patches = patches.clone(memory_format=torch.contiguous_format)
         # bf16 has too few digits for pixels and their places.
         with torch.autocast(patches.device.type, enabled=False):
             patches = self._deformed(patches, generator)
@@ -303,26 +307,30 @@ class Augmentation:
         noise = noise * is_bent[chosen, None, None, None]
         shears = 2 * torch.rand(len(chosen), 2, device=device, generator=generator) - 1
         shears = geometry.LARGEST_SHEAR * shears * is_sheared[chosen, None]
-        displacements = geometry.elastic_displacements(noise, height, width)
-        bent = geometry.deform(patches.index_select(0, chosen), shears, displacements)
-        return patches.index_copy(0, chosen, bent)
+
+        def bend(chosen, noise, shears):
+            return geometry.deform(
+                chosen, shears, geometry.elastic_displacements(noise, *chosen.shape[2:])
+            )
+
+        bent = in_blocks(bend, patches.index_select(0, chosen), noise, shears)
+        return patches.index_copy_(0, chosen, bent)
 
     def _with_histograms_changed(self, patches, generator):
         def change(chosen):
             shape = (*chosen.shape[:2], colour.HISTOGRAM_PIECES)
             noise = torch.randn(shape, device=chosen.device, generator=generator)
-            return colour.change_histogram(chosen, colour.histogram_curves(noise))
+            return in_blocks(colour.change_histogram, chosen, colour.histogram_curves(noise))
 
         return _with_probability(self.histogram, change, patches, generator)
 
     def _with_colours_changed(self, patches, generator):
         n, device = len(patches), patches.device
         chosen = geometry.chance(n, self.colour, device, generator)
-        order = torch.rand(n, 4, device=device, generator=generator).argsort(1)
         u = 2 * torch.rand(n, 4, device=device, generator=generator) - 1
         # No change of those that are not chosen: few enough not to be set apart.
         settings = u * u.new_tensor(colour.LARGEST_CHANGES) * chosen[:, None]
-        return colour.change_colour(patches, order, settings)
+        return in_blocks(colour.change_colour, patches, settings)
 
     def _scaled(self, patches, generator):
         n, n_channels = patches.shape[:2]
@@ -344,7 +352,9 @@ class Augmentation:
         dropped = rank >= -(-n_channels // 3)
         dropped &= geometry.chance(n, self.channel_drop, patches.device, generator)[:, None]
         fill = torch.as_tensor(fill, device=patches.device, dtype=patches.dtype)
-        return torch.where(dropped[:, :, None, None], fill.reshape(-1, 1, 1), patches)
+        # As where(is_dropped, fill, patches), several times as fast.
+        is_dropped = dropped[:, :, None, None].to(patches.dtype)
+        return patches.mul_(1 - is_dropped).add_(is_dropped * fill.reshape(-1, 1, 1))
 
 
 def _with_probability(probability, change, patches, generator):
@@ -353,7 +363,7 @@ def _with_probability(probability, change, patches, generator):
     if probability == 1:
         return change(patches)
     chosen = chosen.nonzero()[:, 0]
-    return patches.index_copy(0, chosen, change(patches.index_select(0, chosen)))
+    return patches.index_copy_(0, chosen, change(patches.index_select(0, chosen)))
 
 
 def _without_colours(patches):
