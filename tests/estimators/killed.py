@@ -141,7 +141,7 @@ CASES = {
 def transformer(case, folder):
     """The estimator of a case, where `warm_start` says so after a first fit."""
     settings, _, _ = CASES[case]
-    cpc = tiny(**{"max_epochs": 3, "checkpoint_every": 0} | settings)
+    cpc = tiny(**{"max_epochs": 3, "checkpoint_every": 0, "device": "cpu"} | settings)
     return (cpc.fit(X) if cpc.warm_start else cpc).set_params(checkpoint=folder)
 
 
@@ -161,8 +161,17 @@ def kill_from_outside(child, folder, number):
     os.kill(child, signal.SIGKILL)
 
 
+def warm_up():
+    """Let torch import what it imports late; no backward pass, whose threads do not fork."""
+    tiny(max_epochs=0, device="cpu").fit(X)
+    weight = torch.zeros(1, requires_grad=True)
+    weight.grad = torch.ones(1)
+    torch.optim.AdamW([weight]).step()
+
+
 def main(folder):
     torch.set_num_threads(1)
+    warm_up()
     for case, (_, event, number) in CASES.items():
         child = os.fork()
         if not child:

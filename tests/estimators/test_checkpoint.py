@@ -33,7 +33,7 @@ def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "tests.estimators.killed", folder]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=1200)
     return folder
 
 
@@ -77,7 +77,8 @@ def test_a_training_that_was_killed_goes_on_as_if_it_had_not_been(case, killed):
 
 def kept(folder, **settings):
     """A transformer that keeps its training after every batch."""
-    return tiny(**{"checkpoint": folder, "checkpoint_every": 0, "max_epochs": 2} | settings)
+    own = {"checkpoint": folder, "checkpoint_every": 0, "max_epochs": 2, "device": "cpu"}
+    return tiny(**own | settings)
 
 
 def broken_off(folder, batch=5, **settings):
