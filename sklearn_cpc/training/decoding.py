@@ -12,7 +12,7 @@ import numpy as np
 __all__ = ["BrokenImageError", "array_of", "header", "pixels", "resized"]
 
 # Of what pillow knows, that which needs no other program; EPS would start one.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # What marks the end of a whole file, and in how many last bytes it is looked for.
 ENDS = {"PNG": b"IEND", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
@@ -88,9 +88,7 @@ def pixels(path):
     transparency, as do CMYK and YCbCr; black and white becomes 0 and 255. Images are turned
     upright as EXIF says. Of an animation the first frame is taken.
     """
-    with open(path, "rb", buffering=0) as file:
-        content = file.read()
-    image = _image(io.BytesIO(content))  # from memory: pillow reads bit by bit
+    image = _image(io.BytesIO(_content(path)))  # from memory: pillow reads bit by bit
     if image is None:
         return _read_by_tifffile(path, _whole)
     if image.format != "TIFF":
@@ -163,6 +161,20 @@ def import_optional(module):
             f"Reading image files needs {package}, which is not installed; "
             'run: pip install "sklearn-cpc[images]"'
         ) from error
+
+
+def _content(path):
+    """All bytes of a file, without what `open` does for each of a million small ones."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        size = os.fstat(descriptor).st_size
+        content = os.read(descriptor, size)
+    finally:
+        os.close(descriptor)
+    if len(content) == size:
+        return content
+    with open(path, "rb") as file:  # larger than one call gives
+        return file.read()
 
 
 def _image(file):

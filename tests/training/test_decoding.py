@@ -283,6 +283,13 @@ def test_any_bytes_give_an_image_or_an_error_of_the_value_family(spoiled_file, c
         assert_image_or_broken(read, path)
 
 
+def test_a_file_that_one_call_does_not_give_whole_is_read_whole(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", noise(16, 16, 3))
+    expected, read = pixels(path), decoding.os.read
+    monkeypatch.setattr(decoding.os, "read", lambda file, size: read(file, size // 2))
+    np.testing.assert_array_equal(pixels(path), expected)
+
+
 def slow_resize(array, size):
     """A triangle of the width of a new pixel, at least two old ones, around each new centre."""
     height, width, _ = array.shape
