@@ -4,14 +4,16 @@ import contextlib
 import json
 import shutil
 import warnings
+from unittest import mock
 
 import numpy as np
+import torch
 from skorch.callbacks import Callback
-from torch import is_grad_enabled
 
 from sklearn_cpc import CPCTransformer, CSVLog
+from sklearn_cpc.estimators import planning
 from sklearn_cpc.nn import ConvEncoder
-from sklearn_cpc.training.distributed import alone
+from sklearn_cpc.training.distributed import alone, from_main
 from sklearn_cpc.training.memory import OutOfMemory
 
 from . import processes
@@ -47,6 +49,17 @@ class Unkept(Callback):
 
     def load_state_dict(self, state):
         pass
+
+
+class Drawn(Callback):
+    """Notes what layers would draw in the first batch."""
+
+    kept = None
+
+    def on_batch_begin(self, net, **kwargs):
+        if Drawn.kept is None:
+            with torch.random.fork_rng(devices=[]):
+                Drawn.kept = torch.rand(()).item()
 
 
 def broken_off(checkpoint, batch, **settings):
@@ -92,13 +105,25 @@ def checkpoints(folder, rank):
     _, told["interrupted"] = processes.interrupted(rank, checkpoint=own / "interrupted")
     if rank == 0:
         shutil.copytree(own / "interrupted", folder / "interrupted")
+    goes_on = CPCTransformer(
+        **processes.SETTINGS, checkpoint=own / "interrupted", callbacks=[Drawn()]
+    )
+    goes_on.fit(processes.pixels())
+    told["drawn"] = Drawn.kept
+    try:
+        from_main(lambda: {}["unknown"])
+    except (KeyError, RuntimeError) as error:
+        told["failed"] = repr(error)
     told["disk"] = sorted(path.name for path in own.iterdir())
     return told
 
 
 def log(folder, rank):
+    """The batch that "auto" gives where process 1 has no memory, in a fit that is logged."""
     log = CSVLog(folder / f"log-{rank}.csv")
-    CPCTransformer(**processes.SETTINGS, callbacks=[log]).fit(processes.pixels())
+    settings = processes.SETTINGS | {"batch_size": "auto"}
+    with mock.patch.object(planning, "free_bytes", return_value=1 if rank else 2**40):
+        return CPCTransformer(**settings, callbacks=[log]).fit(processes.pixels()).net_.batch_size
 
 
 def little_room(rank, settings):
@@ -112,7 +137,7 @@ def little_room(rank, settings):
         raise OutOfMemory("CUDA out of memory on the way back")
 
     def limited(self, patches):
-        if not is_grad_enabled():
+        if not torch.is_grad_enabled():
             return forward(self, patches)
         sizes.append(len(patches))
         if len(sizes) == 1:
@@ -135,7 +160,7 @@ def little_room(rank, settings):
 
 def main(folder, rank):
     told = checkpoints(folder, rank)
-    log(folder, rank)
+    told["auto"] = log(folder, rank)
     rooms = {name: little_room(rank, settings) for name, settings in ROOM.items()}
     np.savez(folder / f"rooms-{rank}.npz", **{name: room[0] for name, room in rooms.items()})
     told["rooms"] = {name: room[1] for name, room in rooms.items()}

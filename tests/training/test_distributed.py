@@ -217,6 +217,21 @@ def test_what_process_0_refuses_is_refused_by_all(name, message, folder, kept):
         assert each[name].startswith(message.format(disk=folder / "disk-0"))
 
 
+def test_an_error_of_an_unusual_kind_is_told_as_a_runtime_error(kept):
+    assert [each["failed"] for each in kept] == [
+        "KeyError('unknown')",
+        "RuntimeError(\"'unknown'\")",
+    ]
+
+
+def test_layers_draw_apart_where_a_training_is_gone_on_with(kept):
+    assert kept[0]["drawn"] != kept[1]["drawn"]
+
+
+def test_the_batch_that_auto_gives_is_that_of_process_0(kept):
+    assert [each["auto"] for each in kept] == [64, 64]
+
+
 @pytest.mark.parametrize("name", ROOM)
 def test_memory_that_is_too_small_in_one_process_makes_smaller_parts_in_all(name, folder, kept):
     first, second = (np.load(folder / f"rooms-{rank}.npz")[name] for rank in (0, 1))
