@@ -2,6 +2,7 @@
 
 import torch
 
+from ..training.distributed import from_main
 from ..training.memory import free_bytes, held_per_image
 
 __all__ = ["SMALLEST_AUTO_BATCH", "batch_and_parts", "described", "given_batch_size"]
@@ -40,6 +41,11 @@ def batch_and_parts(estimator, net, n_images):
     """
     if not isinstance(estimator.batch_size, str):
         return estimator.batch_size, estimator.accumulate
+    # Several processes need one answer, and have not the same memory.
+    return from_main(lambda: _chosen(estimator, net, n_images))
+
+
+def _chosen(estimator, net, n_images):
     with net.autocast():
         held = held_per_image(net.module_)
     free = free_bytes(net.device)

@@ -1,7 +1,7 @@
 """Long trainings: what a checkpoint is of, callbacks, and the images that end a training."""
 
 import json
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..training import (
     split_rows,
     trained_weights,
 )
+from ..training.distributed import alone, from_main
 from . import building, planning
 
 # Parameters that a training may go on with other values of.
@@ -106,8 +107,9 @@ class LongRun:
                 f"{len(self.rows)} images to train on and {len(others)} held out; either needs at "
                 "least 2: pass more images, another fraction, or early_stopping=False."
             )
-        for part in (self.rows, others):
-            building.check_batch(estimator, self.images, n_epochs, len(part))
+        building.check_batch(estimator, self.images, n_epochs, len(self.rows))
+        with alone():  # they are not shared by several processes
+            building.check_batch(estimator, self.images, n_epochs, len(others))
         self.held_out = HeldOut(
             others, planning.given_batch_size(estimator), estimator.n_iter_no_change, estimator.tol
         )
@@ -136,7 +138,13 @@ class LongRun:
             "data": _described(self.images, scale),
             "start": None if is_new else trained_weights(net),
         }
-        with CheckpointFolder(self.estimator.checkpoint) as folder:
+        folder = CheckpointFolder(self.estimator.checkpoint)
+        with ExitStack() as stack:
+
+            def enter():
+                stack.enter_context(folder)
+
+            from_main(enter)  # it may be on a disk that the others do not see
             self.keeper = CheckpointKeeper(folder, self.estimator.checkpoint_every, about)
             yield
 

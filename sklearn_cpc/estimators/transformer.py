@@ -206,7 +206,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         one of its own. Not in `partial_fit`.
     checkpoint_every : float, default=600
         Seconds from one checkpoint to the next within an epoch. One more is at the end of
-        each epoch.
+        each epoch. Of several processes, the clock of process 0 decides for all.
     gather_negatives : bool, default=False
         For training by several processes, see Notes. True: the loss is that of the whole batch,
         whatever the negatives, at the price of sending latents and contexts. False: each process
@@ -278,7 +278,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     give every process all images. `fit` and `partial_fit` then train together, each process on its
     part of every batch (`batch_size` is that of the whole) and on its own GPU where there are
     some; all end with the same weights, as a single process would have them, and process 0 prints.
-    Another number of processes may go on from there. See
+    Another number of processes may go on from there, also from a `checkpoint`: process 0 alone
+    reads and writes the folder, so it may be on a disk of its machine. See
     `sklearn_cpc.training.distributed.is_main_process` for what only one of them should do, and
     `alone` there for a fit that is not shared.
 

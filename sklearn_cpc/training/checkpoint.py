@@ -9,6 +9,7 @@ from skorch.callbacks import Callback
 from skorch.history import History
 
 from .checkpoint_files import digest
+from .distributed import draw_apart, from_main, is_main_process
 
 __all__ = ["CheckpointKeeper", "trained_weights"]
 
@@ -22,11 +23,13 @@ class CheckpointKeeper(Callback):
     """Writes the state of a training into a folder, and restores it from there.
 
     The last of the callbacks, so that it keeps what the others have done. Those with `state_dict`
-    and `load_state_dict` are kept, too; others start anew.
+    and `load_state_dict` are kept, too; others start anew. Of several processes number 0 alone
+    reads and writes, and tells the others; any number of processes may go on.
 
     Parameters
     ----------
     folder : CheckpointFolder
+        Entered in process 0.
     every : float
         Seconds after which a checkpoint is written within an epoch; one is at the end of each.
     about : dict of str -> dict
@@ -37,6 +40,8 @@ class CheckpointKeeper(Callback):
     ----------
     found : dict or None
         State that is to be gone on from.
+    is_agreed : bool or None
+        Of several processes: whether they write together after this batch.
 
     Raises
     ------
@@ -48,19 +53,24 @@ class CheckpointKeeper(Callback):
         self.folder = folder
         self.every = every
         self.about = about
-        self.found = folder.read()
-        if self.found is not None:
-            self._check_same()
+        self.is_agreed = None
+        self.found = from_main(self._read)
 
     @property
     def is_finished(self):
         """Whether the training that was found had come to its end."""
         return self.found is not None and self.found["is_finished"]
 
-    def _check_same(self):
+    def _read(self):
+        found = self.folder.read()
+        if found is not None:
+            self._check_same(found)
+        return found
+
+    def _check_same(self, state):
         try:
-            found = self.found["about"]
-            reached = None if self.found["is_finished"] else self.found["reached"]
+            found = state["about"]
+            reached = None if state["is_finished"] else state["reached"]
             differing = [
                 f"{name}={then!r:.60}, and this one has {now!r:.60}"
                 for part in ("settings", "data")
@@ -142,6 +152,7 @@ class CheckpointKeeper(Callback):
         self._within = None
         self._written = time.monotonic()
         self._has_failed = False
+        self.is_agreed = None
 
     def on_epoch_begin(self, net, **kwargs):
         if self._within is None:
@@ -162,9 +173,14 @@ class CheckpointKeeper(Callback):
 
     # Writing
 
+    def is_due(self):
+        """Whether it is time for a checkpoint within an epoch."""
+        return time.monotonic() - self._written >= self.every
+
     def on_batch_end(self, net, **kwargs):
         is_last = net.batches_.n_given == len(net.batches_)  # the end of the epoch is at hand
-        if not is_last and time.monotonic() - self._written >= self.every:
+        is_due = self.is_due() if self.is_agreed is None else self.is_agreed
+        if is_due and not is_last:
             self.write(net, within=True)
 
     def on_epoch_end(self, net, **kwargs):
@@ -192,9 +208,9 @@ class CheckpointKeeper(Callback):
 
     def _keep(self, net, state):
         try:
-            self.folder.write(state)
+            from_main(lambda: self.folder.write(state))
         except OSError as error:
-            if not self._has_failed:
+            if not self._has_failed and is_main_process():
                 warnings.warn(
                     f"checkpoint={str(self.folder.folder)!r}: no checkpoint could be written "
                     f"({error}); the training goes on, the earlier checkpoint stays, and the next "
@@ -245,7 +261,7 @@ def _with_state(net):
     """Callbacks that can be kept, by names that do not change with the others."""
     counts = {}
     for _, callback in net.callbacks_:
-        kind = type(callback).__name__
+        kind = getattr(callback, "kept_as", type(callback).__name__)
         counts[kind] = counts.get(kind, 0) + 1
         if hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict"):
             yield f"{kind} {counts[kind]}", callback
@@ -335,3 +351,4 @@ def _set_generators(net, states):
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], torch.device(net.device))
+    draw_apart(net.device)

@@ -9,17 +9,24 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from skorch.callbacks import Callback
 from torch import distributed as dist
 
-from ..nn import TargetQueue
-from .callbacks import EpochRecord, StopRequest
-from .shards import Shard, ShardedAugmentation, ShardedFeed
+from .shards import Shard
 
-__all__ = ["World", "alone", "is_main_process", "join", "local_cuda", "shared_random_state"]
+__all__ = [
+    "World",
+    "alone",
+    "draw_apart",
+    "from_main",
+    "greatest",
+    "is_main_process",
+    "join",
+    "local_cuda",
+    "shared_random_state",
+    "smallest_part",
+]
 
-# Numbers in a message of gradients or weights: 64 MiB in float32.
-BUCKET = 2**24
+SAME_KIND = {kind.__name__: kind for kind in (ValueError, TypeError, OSError, ImportError)}
 _alone = ContextVar("alone", default=False)
 
 
@@ -155,200 +162,61 @@ def smallest_part(n, negatives_are_gathered=False, group=None):
     return min(Shard.of(n, world.rank, world.size, group).sizes)
 
 
-def all_true(flag):
-    """Whether a boolean tensor is true in all processes."""
-    if join().size == 1:
-        return bool(flag)
-    flag = flag.float()
-    dist.all_reduce(flag, dist.ReduceOp.MIN)
-    return bool(flag)
+def from_main(find):
+    """What process 0 finds, told to all; the others do not look, but must come here, too.
 
-
-class DataParallel(Callback):
-    """Trains a net together with the other processes, as one process would with whole batches.
-
-    Every process goes through its part of each batch; the gradients are added up, each weighted by
-    its share of the batch, before they are clipped and a step is taken. All start from the
-    weights of process 0, and end with the same.
+    For what is on a disk that the others may not see, and for numbers that may differ between
+    machines in the last digit.
 
     Parameters
     ----------
-    world : World
-    net : CPCNet
-    feed : ImageFeed
-        All images.
-    gather : bool
-        Whether the latents and contexts of all processes are brought together before the loss, so
-        that it is that of the whole batch; otherwise each takes negatives from its own part.
+    find : callable
+        Without arguments; gives what can be pickled.
 
-    Attributes
-    ----------
-    parts : ShardedFeed
-        This process's part of every batch.
-    stop : SharedStop
+    Raises
+    ------
+    Exception
+        What `find` raises in process 0; in the others of the same kind where it is one of Python's
+        usual ones, else RuntimeError.
     """
-
-    def __init__(self, world, net, feed, gather):
-        module = net.module_
-        group = module.negative_images if module.negatives in ("groups", "image") else None
-        self.world = world
-        self.gather = gather
-        self.parts = ShardedFeed(feed, world.rank, world.size, None if gather else group)
-        self.stop = SharedStop()
-
-    def on_train_begin(self, net, **kwargs):
-        module = net.module_
-        _check_alike(net, self.parts.feed)
-        with torch.no_grad():
-            broadcast([*module.parameters(), *module.buffers()])
-        self.augmentation_ = module.augmentation
-        module.augmentation = ShardedAugmentation(module.augmentation)
-        module.gather = Gather() if self.gather else None
-        # Dropout draws from torch's own generators, which the caller has set apart.
-        for generator in _global_generators(net.device) if self.world.rank else ():
-            generator.manual_seed(generator.initial_seed() + self.world.rank)
-
-    def on_batch_begin(self, net, batch=None, training=None, **kwargs):
-        shard = batch[0].shard
-        self.weight_ = 1 / self.world.size if self.gather else shard.weight
-        net.module_.augmentation.shard = shard
-        if self.gather:
-            net.module_.gather.shard = shard
-
-    @torch.no_grad()
-    def on_grad_computed(self, net, named_parameters, **kwargs):
-        grads = [p.grad for _, p in named_parameters if p.grad is not None]
-        stop = torch.tensor([float(self.stop.requested)], device=net.device)
-        for grad in grads:
-            grad.mul_(self.weight_)
-        add_up([*grads, stop])
-        self.stop.is_agreed = bool(stop)
-
-    def on_train_end(self, net, **kwargs):
-        net.module_.augmentation = self.augmentation_
-        del net.module_.gather
-        for queue in net.module_.modules():
-            if isinstance(queue, TargetQueue):  # else it would be each process's own
-                queue.kept.zero_()
-                queue.clear()
+    world = join()
+    if world.size == 1:
+        return find()
+    told, error = [None, None], None
+    if world.rank == 0:
+        try:
+            told[0] = find()
+        except Exception as raised:
+            error = raised
+            told[1] = type(raised).__name__, str(raised)
+    dist.broadcast_object_list(told, 0)
+    if error is not None:
+        raise error
+    if told[1] is not None:
+        kind, text = told[1]
+        raise SAME_KIND.get(kind, RuntimeError)(text)
+    return told[0]
 
 
-class SharedStop(StopRequest):
-    """Ends training after the batch in which any process was asked to, in all of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.is_agreed = False
-
-    @property
-    def is_sudden(self):
-        """Whether this process alone is about to end."""
-        return self.requested and not self.is_agreed
-
-    def on_batch_end(self, net, **kwargs):
-        if self.is_agreed:
-            self.requested = self.granted = True
-            raise KeyboardInterrupt
+def greatest(number, device):
+    """The greatest of the integers that the processes come with."""
+    if join().size == 1:
+        return number
+    number = torch.tensor(number, device=device)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
 
 
-class SharedRecord(EpochRecord):
-    """The means of an epoch over all processes."""
+def draw_apart(device):
+    """Let layers that draw from torch's global generators, as Dropout, draw in each for itself.
 
-    def __init__(self, parallel):
-        self.parallel = parallel
-
-    def weight(self, batch):
-        return self.parallel.weight_ * batch[0].shard.n_images
-
-    def on_epoch_end(self, net, **kwargs):
-        # The others would not answer after a second Ctrl-C.
-        if not self.parallel.stop.is_sudden:
-            counted = self.sums_.new_tensor([self.n_images_])
-            add_up([self.sums_, counted])
-            self.n_images_ = round(counted.item())
-        super().on_epoch_end(net, **kwargs)
-
-
-class Gather:
-    """Brings the rows of all processes together, in order, with their gradient.
-
-    What follows is computed by every process alike, and the mean of their gradients is taken: so
-    a process's own rows get their gradient times the number of processes, and nothing is sent in
-    the backward pass.
+    The generators are in one state in all processes, and stay in it in number 0.
     """
-
-    shard = None
-
-    def __call__(self, x):
-        return _Gathered.apply(x, self.shard)
-
-
-class _Gathered(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, shard):
-        ctx.shard = shard
-        most = max(shard.sizes)
-        padded = x.new_zeros(most, *x.shape[1:])
-        padded[: len(x)] = x
-        parts = [torch.empty_like(padded) for _ in shard.sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:n] for part, n in zip(parts, shard.sizes, strict=True)])
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad[ctx.shard.rows] * len(ctx.shard.sizes), None
-
-
-def add_up(tensors):
-    """Put the sum over all processes in the place of each tensor."""
-    _in_buckets(tensors, dist.all_reduce)
-
-
-def broadcast(tensors):
-    """Put the tensors of process 0 in the place of all others'."""
-    _in_buckets(tensors, lambda flat: dist.broadcast(flat, 0))
-
-
-def _in_buckets(tensors, send):
-    buckets = {}
-    for tensor in tensors:
-        of_kind = buckets.setdefault(tensor.dtype, [[]])
-        if of_kind[-1] and sum(t.numel() for t in of_kind[-1]) + tensor.numel() > BUCKET:
-            of_kind.append([])
-        of_kind[-1].append(tensor)
-    for bucket in (bucket for of_kind in buckets.values() for bucket in of_kind):
-        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        send(flat)
-        parts = flat.split([tensor.numel() for tensor in bucket])
-        for tensor, part in zip(bucket, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
-
-
-def _global_generators(device):
+    rank = join().rank
+    if not rank:
+        return
+    seed = int(torch.randint(2**31 - 1, ())) + rank
+    torch.default_generator.manual_seed(seed)
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.default_generator, torch.cuda.default_generators[device.index or 0]
-    return (torch.default_generator,)
-
-
-def _check_alike(net, feed):
-    """Every process must hold the same images, or the orders that they draw are not one order."""
-    world = join()
-    mine = {
-        "images": len(feed),
-        "image shape (height, width, channels)": tuple(feed.images.shape),
-        "first image's sum": float(feed.batch(slice(1)).double().sum()),
-        "batch_size": net.batch_size,
-        "epochs before": len(net.history),
-        "weights": sum(p.numel() for p in net.module_.parameters()),
-    }
-    everyone = [None] * world.size
-    dist.all_gather_object(everyone, mine)
-    for rank, theirs in enumerate(everyone):
-        for name, value in theirs.items():
-            if value != everyone[0][name]:
-                raise ValueError(
-                    f"process {rank} has {name}={value} and process 0 {everyone[0][name]}; all "
-                    "processes must be given the same images and settings: each takes its own part "
-                    "of every batch."
-                )
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)

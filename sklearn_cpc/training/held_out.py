@@ -7,6 +7,7 @@ import torch
 from skorch.callbacks import Callback
 
 from .callbacks import WeightAverage
+from .distributed import from_main
 
 __all__ = ["HeldOut", "held_out_bound", "split_rows"]
 
@@ -95,9 +96,9 @@ class HeldOut(Callback):
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         averages = [c for _, c in net.callbacks_ if isinstance(c, WeightAverage)]
         with averages[0].in_place(net) if averages else nullcontext():
-            # Of several processes each looks at all held-out images, lest they disagree.
+            # Of several processes one looks at all held-out images: lest they disagree on the end.
             feed = getattr(dataset_train, "feed", dataset_train)
-            bound = held_out_bound(net, feed, self.rows, self.batch_size)
+            bound = from_main(lambda: held_out_bound(net, feed, self.rows, self.batch_size))
             net.history.record("validation_mutual_information", bound)
             self.n_without_ = self.n_without_ + 1 if bound < self.best_ + self.tol else 0
             if bound > self.best_:

@@ -1,4 +1,4 @@
-"""Callbacks that show or write how far a training is."""
+"""Callbacks that show or write how far a training is; of several processes, in number 0."""
 
 import csv
 import io
@@ -25,6 +25,8 @@ class ProgressBar(Callback):
     >>> from sklearn_cpc import CPCTransformer, ProgressBar
     >>> cpc = CPCTransformer(callbacks=[ProgressBar()])
     """
+
+    is_for_main_process = True
 
     def initialize(self):
         self._tqdm = import_optional("tqdm.auto", "ProgressBar", "progress").tqdm
@@ -85,6 +87,8 @@ class CSVLog(Callback):
     >>> from sklearn_cpc import CPCTransformer, CSVLog
     >>> cpc = CPCTransformer(callbacks=[CSVLog("log.csv")])
     """
+
+    is_for_main_process = True
 
     def __init__(self, path):
         self.path = path
@@ -148,6 +152,8 @@ class TensorBoardLog(Callback):
     >>> from sklearn_cpc import CPCTransformer, TensorBoardLog
     >>> cpc = CPCTransformer(callbacks=[TensorBoardLog("runs/1")])
     """
+
+    is_for_main_process = True
 
     def __init__(self, folder):
         self.folder = folder

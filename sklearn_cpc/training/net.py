@@ -21,10 +21,12 @@ from .callbacks import (
     StopRequest,
     WeightAverage,
 )
-from .distributed import DataParallel, SharedRecord, all_true, is_main_process, join
+from .distributed import greatest, is_main_process, join
 from .feed import TrainingBatches
 from .held_out import HeldOut
 from .memory import OutOfMemory, smaller_parts
+from .parallel import FINE, FULL, SPOILED, DataParallel, ElsewhereError, SharedRecord
+from .shards import largest_part
 
 __all__ = ["CPCNet", "TrainingSettings", "interrupt_after_batch", "train"]
 
@@ -130,13 +132,35 @@ class CPCNet(NeuralNet):
         images, generator = batch
         drawn, queues = generator.get_state(), self._queued()
         while True:
-            try:
-                return self._forward_and_backward(batch)
-            except OutOfMemory as error:
-                smaller_parts(self.module_, len(images), error.with_traceback(None))
+            output, error = self._attempt(batch)
+            if error is None:
+                return output
+            smaller_parts(self.module_, largest_part(images), error)
             # The same augmentation, candidates and queues once more.
             generator.set_state(drawn)
             self.module_.load_state_dict(queues, strict=False)
+
+    def _attempt(self, batch):
+        """The output of a batch, its gradient taken, or the error of a memory that was too small.
+
+        Of several processes all come to the same end: each says once how its part went, here, or
+        where the next rows are gathered.
+        """
+        output, error, mine, worst = None, None, FINE, None
+        try:
+            output = self._forward_and_backward(batch)
+        except OutOfMemory as raised:
+            error, mine = raised.with_traceback(None), FULL
+        except FloatingPointError as raised:
+            error, mine = raised, SPOILED
+        except ElsewhereError as heard:
+            worst = heard.worst
+        worst = greatest(mine, self.device) if worst is None else worst
+        if worst == FULL:
+            return None, error if mine == FULL else OutOfMemory("in another process")
+        if worst == SPOILED:
+            raise error or FloatingPointError(self._diverged())
+        return output, None
 
     def _queued(self):
         """A copy of the targets that queues keep."""
@@ -147,7 +171,7 @@ class CPCNet(NeuralNet):
         self._zero_grad_optimizer()
         outputs = []
         for output in self._outputs(batch):
-            if not all_true(torch.isfinite(output.loss)):
+            if not torch.isfinite(output.loss):
                 raise FloatingPointError(self._diverged(output))
             output.loss.backward()
             outputs.append(replace(output, loss=output.loss.detach()))
@@ -163,13 +187,13 @@ class CPCNet(NeuralNet):
                 return
             yield output
 
-    def _diverged(self, output):
+    def _diverged(self, output=None):
         epoch = self.history[-1]
-        bad = [
-            h for h, ok in zip(self.module_.heads, output.losses.isfinite(), strict=True) if not ok
-        ]
+        loss, bad = "not finite in another process,", []
+        if output is not None:
+            loss, is_finite = output.loss.item(), output.losses.isfinite()
+            bad = [h for h, ok in zip(self.module_.heads, is_finite, strict=True) if not ok]
         rate = self.optimizer_.param_groups[0]["lr"]
-        loss = output.loss.item() if bad else "not finite in another process,"
         return (
             f"The loss is {loss} in epoch {epoch['epoch']}, batch "
             f"{len(epoch['batches'])} (heads {bad}), at learning rate {rate:.3g}; lower "
@@ -223,7 +247,7 @@ def train(net, feed, settings, keeper=None):
     world = join()
     parallel, stop = None, StopRequest()
     if world.size > 1:
-        parallel = DataParallel(world, net, feed, settings.gather_negatives)
+        parallel = DataParallel(world, net, feed, settings.gather_negatives, keeper)
         stop = parallel.stop
     parts = parallel.parts if parallel else feed
     net.batch_size, net.max_epochs = settings.batch_size, settings.n_epochs
@@ -270,11 +294,16 @@ def _callbacks(net, settings, parallel, stop, keeper):
     if settings.verbose and is_main_process():
         own.append(ProgressLine(settings.n_epochs))
     # The user's own come after and see the record of the epoch.
-    own += copy.deepcopy(list(settings.callbacks))
+    own += [c for c in copy.deepcopy(list(settings.callbacks)) if _is_wanted_here(c)]
     own += [] if keeper is None else [keeper]
     if settings.held_out is not None:
         own.append(_EndWithHeldOut(settings.held_out))
     return [callback.initialize() for callback in own]
+
+
+def _is_wanted_here(callback):
+    """Of several processes one alone writes logs."""
+    return is_main_process() or not getattr(callback, "is_for_main_process", False)
 
 
 def _interrupted(net, settings, stop, keeper):

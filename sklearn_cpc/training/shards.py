@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
-__all__ = ["Shard", "ShardedAugmentation", "ShardedFeed", "cut"]
+__all__ = ["Shard", "ShardedAugmentation", "ShardedFeed", "cut", "largest_part"]
 
 
 def cut(n, n_processes, group=None):
@@ -70,6 +70,11 @@ class Shard:
     def sizes(self):
         """Images of each process."""
         return [stop - start for start, stop in pairwise(self.ends)]
+
+
+def largest_part(images):
+    """Images that a process has of this batch at the most, so that all count alike."""
+    return max(images.shard.sizes) if hasattr(images, "shard") else len(images)
 
 
 class ShardedFeed(Dataset):

@@ -19,6 +19,8 @@ from sklearn_cpc import CPCTransformer
 from sklearn_cpc.estimators.collections import transform_shared
 from sklearn_cpc.training.distributed import alone, is_main_process, join
 
+from . import kept_processes
+
 SETTINGS = {
     "n_components": 8,
     "latent_dim": 4,
@@ -87,6 +89,7 @@ def result(settings):
         "buffers": flat(b.double() for n, b in module.named_buffers() if "queue" not in n),
         "loss": np.array(cpc.loss_curve_),
         "bound": np.array([r["mutual_information_per_head"] for r in cpc.history_], float),
+        "held_out": np.array([r.get("validation_mutual_information", 0.0) for r in cpc.history_]),
         "features": cpc.transform(X),
         "score": np.array(cpc.score(X)),
     }
@@ -122,9 +125,9 @@ class InterruptOne(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def interrupted(rank):
+def interrupted(rank, **settings):
     """Weights, and what was said, after a Ctrl-C in one process."""
-    cpc = CPCTransformer(**SETTINGS, callbacks=[InterruptOne(rank)])
+    cpc = CPCTransformer(**SETTINGS, callbacks=[InterruptOne(rank)], **settings)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         cpc.fit(pixels())
@@ -177,6 +180,7 @@ def main(folder):
         told["alone"] = join().size
         np.savez(folder / f"alone-{rank}.npz", **result(CASES["groups"] | {"batch_size": 7}))
     (folder / f"told-{rank}.json").write_text(json.dumps(told))
+    kept_processes.main(folder, rank)
     first, second = unseeded()
     np.savez(
         folder / f"others-{rank}.npz",

@@ -17,6 +17,7 @@ from sklearn_cpc.training import distributed
 from sklearn_cpc.training.distributed import World, alone, join, smallest_part
 
 from . import processes
+from .kept_processes import KEPT, ROOM, gone_on
 from .processes import CASES, fitted, flat, pixels, refusal, result
 
 pytestmark = pytest.mark.skipif(
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 # Sums in another order, through six steps of the optimiser.
 ATOL = {"gradient": 2e-6, "weights": 3e-4, "buffers": 0, "loss": 2e-5, "bound": 1e-4}
-ATOL |= {"features": 5e-5, "score": 2e-5}
+ATOL |= {"held_out": 1e-4, "features": 5e-5, "score": 2e-5}
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,94 @@ def test_features_are_shared_out_and_brought_together(folder):
     parts = read_shared(folder / "shards")
     assert [len(part) for part in parts] == [5, 5, 5, 5, 2]
     np.testing.assert_allclose(np.concatenate(parts), cpc.transform(X), atol=5e-5)
+
+
+@pytest.fixture
+def kept(folder):
+    """What was said about checkpoints and memory in each process."""
+    return [json.loads((folder / f"kept-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def assert_close(found, expected):
+    for name in expected.keys() - {"gradient"}:
+        np.testing.assert_allclose(
+            found[name], expected[name], rtol=0, atol=ATOL[name], err_msg=name
+        )
+
+
+@pytest.mark.parametrize("before", ["two", "one"])
+def test_two_processes_go_on_from_a_checkpoint_as_one_that_was_never_broken_off(before, folder):
+    first, second = (dict(np.load(folder / f"from {before}-{rank}.npz")) for rank in (0, 1))
+    assert_close(first, result(KEPT))
+    for name, expected in first.items():
+        np.testing.assert_array_equal(second[name], expected, err_msg=name)
+    once_more = [np.load(folder / f"once more-{rank}.npz")[before] for rank in (0, 1)]
+    for weights in once_more:  # the end was read
+        np.testing.assert_array_equal(weights, first["weights"])
+
+
+def test_one_process_goes_on_from_a_checkpoint_of_two(folder):
+    trained = len(list((folder / "two").glob("*.safetensors")))
+    assert trained == 2
+    assert_close(gone_on(folder / "two"), result(KEPT))
+
+
+def test_one_process_goes_on_where_two_were_interrupted(folder, kept):
+    assert_close(result({"checkpoint": folder / "interrupted"}), result({}))
+    for rank, each in enumerate(kept):
+        assert each["interrupted"] == [
+            "Training was interrupted in epoch 1; the estimator is fitted with what it had "
+            "learned by then; fit with the same settings and images goes on from the last "
+            f"checkpoint in {str(folder / f'disk-{rank}' / 'interrupted')!r}."
+        ]
+
+
+def test_process_0_alone_reads_and_writes(folder, kept):
+    assert kept[0]["disk"] == ["file", "interrupted", "none", "one", "two"]
+    assert kept[1]["disk"] == []
+    assert (folder / "log-0.csv").read_text().count("\n") == 3
+    assert not (folder / "log-1.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "other",
+            "ValueError: checkpoint='{disk}/two' holds a training with learning_rate=",
+        ),
+        ("file", "ValueError: checkpoint='{disk}/file' must be a folder that can be written to"),
+        ("unkept", "callbacks/Unkept 1/is=<object object at "),
+    ],
+)
+def test_what_process_0_refuses_is_refused_by_all(name, message, folder, kept):
+    for each in kept:
+        assert each[name].startswith(message.format(disk=folder / "disk-0"))
+
+
+def test_an_error_of_an_unusual_kind_is_told_as_a_runtime_error(kept):
+    assert [each["failed"] for each in kept] == [
+        "KeyError('unknown')",
+        "RuntimeError(\"'unknown'\")",
+    ]
+
+
+def test_layers_draw_apart_where_a_training_is_gone_on_with(kept):
+    assert kept[0]["drawn"] != kept[1]["drawn"]
+
+
+def test_the_batch_that_auto_gives_is_that_of_process_0(kept):
+    assert [each["auto"] for each in kept] == [64, 64]
+
+
+@pytest.mark.parametrize("name", ROOM)
+def test_memory_that_is_too_small_in_one_process_makes_smaller_parts_in_all(name, folder, kept):
+    first, second = (np.load(folder / f"rooms-{rank}.npz")[name] for rank in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, result(ROOM[name])["weights"], rtol=0, atol=ATOL["weights"])
+    for each in kept:
+        parts = [message.split("batches in ")[1][:7] for message in each["rooms"][name]]
+        assert parts == ["2 parts", "4 parts"]
 
 
 @pytest.mark.gpu
