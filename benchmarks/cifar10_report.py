@@ -1,11 +1,13 @@
-"""CIFAR-10: accuracy against minutes of pretraining, with public numbers marked. A PNG.
+"""CIFAR-10: what the runs of cifar10.py gave, over seeds, and against minutes of pretraining.
 
+    python benchmarks/cifar10.py ARCHIVE --setting cpu --seed 0
     python benchmarks/cifar10.py ARCHIVE --setting cpu --epochs 9 --only "CPC, quadrants, mirrored"
-    python benchmarks/cifar10_time.py
+    python benchmarks/cifar10_report.py
 
-The first command, at several `--epochs`, adds the points: each a whole pretraining with its own
-schedule, on the same images. What others published is for other numbers of labels and other
-machines, and is marked with both.
+Runs of the first kind, with several seeds, make a table of means and standard deviations; runs of
+the second kind, with several `--epochs`, add points to a picture: each is a whole pretraining with
+a schedule of its own, on the same images. What others published is for other numbers of labels and
+other machines, and is marked with both.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 
 mpl.use("Agg")
 
@@ -32,17 +35,43 @@ PUBLISHED = [
 ]
 
 
-def read_points(path, setting, seed, features):
-    """(minutes, {n_labels: accuracy}) of each pretraining whose features were measured."""
-    points, run = {}, None
+def read_rows(path, setting):
+    """(run, row) for each set of features that was scored on test images."""
+    run = {}
     for row in map(json.loads, path.read_text().splitlines()):
         if row["what"] == "run":
             run = row
-        elif (row["setting"], row["seed"], row["features"]) == (
-            setting,
-            seed,
-            features,
-        ) and run.get("scored_on") == "test images":
+        elif row["setting"] == setting and run.get("scored_on") == "test images":
+            yield run, row
+
+
+def table(rows, epochs):
+    """Mean and standard deviation over seeds of the runs with so many epochs, in Markdown."""
+    found = {}
+    for run, row in rows:
+        if run["cpc"]["max_epochs"] == epochs and "transform_flip" in run["cpc"]:
+            counts = tuple(row["n_labels"])
+            found.setdefault(row["features"], {})[row["seed"]] = [s[0] for s in row["scores"]]
+    width = max(map(len, found))
+    lines = [[f"{'labels':{width}}", *(f"{n:>13,}" for n in counts), "seeds"]]
+    lines.append([":" + "-" * (width - 1), *("-" * 12 + ":" for _ in counts), "----:"])
+    for name, by_seed in found.items():
+        scores = np.array(list(by_seed.values()))
+        n = len(scores)
+        spread = scores.std(0, ddof=1) if n > 1 else [None] * len(counts)
+        cells = [
+            f"{mean:.3f} ± {std:.3f}" if n > 1 else f"{mean:13.3f}"
+            for mean, std in zip(scores.mean(0), spread, strict=True)
+        ]
+        lines.append([f"{name:{width}}", *cells, f"{n:5}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def points_of(rows, seed, features):
+    """(minutes, {n_labels: accuracy}) of each pretraining whose features were measured."""
+    points = {}
+    for run, row in rows:
+        if (row["seed"], row["features"]) == (seed, features):
             scores = dict(zip(row["n_labels"], (s[0] for s in row["scores"]), strict=True))
             points[run["seconds"] / 60] = scores
     return sorted(points.items())
@@ -76,16 +105,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=RESULTS / "cifar10.jsonl")
     parser.add_argument("--setting", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=36, help="of the table")
+    parser.add_argument("--seed", type=int, default=0, help="of the picture")
     parser.add_argument("--features", default="CPC, quadrants, mirrored")
     parser.add_argument("--rival", default="patch k-means 1024, quadrants, mirrored")
     parser.add_argument("--out", type=Path, default=RESULTS / "cifar10_time.png")
     options = parser.parse_args()
-    read = [options.results, options.setting, options.seed]
-    points = read_points(*read, options.features)
-    rivals = read_points(*read, options.rival)
+    rows = list(read_rows(options.results, options.setting))
+    print("Accuracy on test images, mean ± standard deviation over seeds\n")
+    print(table(rows, options.epochs) + "\n")
+    points = points_of(rows, options.seed, options.features)
+    rivals = points_of(rows, options.seed, options.rival)
     if not points:
-        raise SystemExit(f"{options.results} has no {options.features!r}; run the first command.")
+        raise SystemExit(f"{options.results} has no {options.features!r}; run the second command.")
     for minutes, scores in points:
         print(f"{minutes:6.1f} minutes  {scores}")
     figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
