@@ -3,7 +3,6 @@
 import torch
 
 from . import colour, geometry
-from .blocks import in_blocks
 
 __all__ = ["PRIMITIVES", "apply_primitives"]
 
@@ -54,10 +53,9 @@ def apply_primitives(patches, names, n_primitives, generator=None):
     changed : Tensor of the same shape, in [0, 1]
     """
     n = len(patches)
-    if n == 0:
-        return patches
     names = sorted(names, key=PRIMITIVES.index)
     rank = torch.rand(n, len(names), device=patches.device, generator=generator)
+    # Faster than topk, which sorts.
     for _ in range(n_primitives):
         kinds = rank.argmax(1)
         rank.scatter_(1, kinds[:, None], -1)
@@ -76,29 +74,27 @@ def _partners(patches, generator):
 
 
 def _one_each(patches, names, kinds, u, partners):
-    """Bring the patches of each primitive together, change them, and bring them back."""
-    order = kinds.argsort(stable=True)
+    """Collect the patches of each primitive, change them, and bring them back to their places."""
     counts = kinds.bincount(minlength=len(names)).tolist()
-    alike, u = patches.index_select(0, order), u.index_select(0, order)
-    groups = zip(names, alike.split(counts), u.split(counts), order.split(counts), strict=True)
-    n_moved, matrices, changed = 0, [], []
-    for name, before, own_u, own in groups:
-        if not len(own):
-            continue
-        if name in _MOVES:
-            n_moved += len(own)
-            matrices.append(_MOVES[name][0](_magnitude(_MOVES[name], own_u)))
-        elif name in _CHANGES:
-            function = _CHANGES[name][0]
-            changed.append(in_blocks(function, before, _magnitude(_CHANGES[name], own_u)))
+    groups = zip(names, kinds.argsort(stable=True).split(counts), strict=True)
+    groups = {name: own for name, own in groups if len(own)}
+    out = torch.empty_like(patches)
+
+    moves = [name for name in groups if name in _MOVES]
+    if moves:
+        matrices = [_MOVES[name][0](_magnitude(_MOVES[name], u[groups[name]])) for name in moves]
+        own = torch.cat([groups.pop(name) for name in moves])
+        moved = geometry.affine(patches.index_select(0, own), torch.cat(matrices))
+        out = out.index_copy_(0, own, moved)
+    for name, own in groups.items():
+        before = patches.index_select(0, own)
+        if name in _CHANGES:
+            after = _CHANGES[name][0](before, _magnitude(_CHANGES[name], u[own]))
         else:
-            share = _PAIRING * own_u[:, :1, None, None]
-            changed.append(torch.lerp(before, partners.index_select(0, own), share))
-    if n_moved:
-        # Moves are the first in the order of names: the first patches, in one sampling.
-        changed.insert(0, in_blocks(geometry.affine, alike[:n_moved], torch.cat(matrices)))
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    return torch.cat(changed).index_select(0, back)
+            share = _PAIRING * u[own, :1, None, None]
+            after = torch.lerp(before, partners.index_select(0, own), share)
+        out = out.index_copy_(0, own, after)
+    return out
 
 
 def _magnitude(primitive, u):
