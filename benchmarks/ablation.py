@@ -199,7 +199,6 @@ def summary(rows):
             "accuracy": np.array([own[seed]["accuracy"] for seed in sorted(own)]),
             "random": np.array([own[seed]["random"] for seed in sorted(own)]),
             "gain": mean_and_error(pairs),
-            "above_random": mean_and_error([r["accuracy"] - r["random"] for r in own.values()]),
             "images_per_second": float(np.median([r["images_per_second"] for r in own.values()])),
         }
         before = own
@@ -282,7 +281,7 @@ def draw(found, path, title):
     ax.set_ylabel("accuracy, held-out training images")
     ax.margins(y=0.15)
     ax.set_title(title, fontsize=10)
-    ax.legend(loc="lower right")
+    ax.legend(loc="best")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
