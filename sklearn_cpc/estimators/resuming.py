@@ -17,7 +17,7 @@ from ..training import (
     split_rows,
     trained_weights,
 )
-from ..training.distributed import alone, from_main
+from ..training.distributed import alone, from_main, greatest
 from . import building, planning
 
 # Parameters that a training may go on with other values of.
@@ -130,6 +130,7 @@ class LongRun:
         ValueError
             If the folder cannot be used, or holds another training.
         """
+        self._check_kept_by_all(net.device)
         if not self.is_kept or not net.module_.plan:
             yield
             return
@@ -147,6 +148,15 @@ class LongRun:
             from_main(enter)  # it may be on a disk that the others do not see
             self.keeper = CheckpointKeeper(folder, self.estimator.checkpoint_every, about)
             yield
+
+    def _check_kept_by_all(self, device):
+        """Refuse what only some of several processes would wait for."""
+        if greatest(int(bool(self.is_kept)), device) and greatest(int(not self.is_kept), device):
+            raise ValueError(
+                f"checkpoint={self.estimator.checkpoint!r} here, but not alike in all processes: a "
+                "folder, or None, must be given to all; pass the same everywhere, process 0 alone "
+                "writes it."
+            )
 
     @property
     def has_begun(self):

@@ -122,8 +122,9 @@ def local_cuda():
     """The CUDA device of this process: the one of its number on this machine."""
     if join().size == 1:
         return "cuda"
-    number = os.environ.get("LOCAL_RANK")
-    index = torch.cuda.current_device() if number is None else int(number)
+    local = os.environ.get("LOCAL_RANK")
+    # Asked only where it is needed: the question takes memory on the first device.
+    index = torch.cuda.current_device() if local is None else int(local)
     index %= torch.cuda.device_count()
     torch.cuda.set_device(index)  # NCCL talks from the current device
     return f"cuda:{index}"

@@ -93,6 +93,7 @@ def checkpoints(folder, rank):
     np.savez(folder / f"once more-{rank}.npz", **once_more)
     kept = processes.SETTINGS | KEPT | {"checkpoint": own / "two"}
     told = {"other": processes.refusal(**KEPT, checkpoint=own / "two", learning_rate=0.5)}
+    told["some"] = processes.refusal(checkpoint=None if rank else str(own / "some"))
     if rank == 0:
         (own / "file").write_text("")
     told["file"] = processes.refusal(checkpoint=own / "file")

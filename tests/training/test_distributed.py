@@ -217,6 +217,12 @@ def test_what_process_0_refuses_is_refused_by_all(name, message, folder, kept):
         assert each[name].startswith(message.format(disk=folder / "disk-0"))
 
 
+def test_a_folder_for_process_0_alone_is_refused_by_all(kept):
+    for each, given in zip(kept, ("'", "None here"), strict=True):
+        assert each["some"].startswith(f"ValueError: checkpoint={given}")
+        assert "not alike in all processes: a folder, or None, must be given" in each["some"]
+
+
 def test_an_error_of_an_unusual_kind_is_told_as_a_runtime_error(kept):
     assert [each["failed"] for each in kept] == [
         "KeyError('unknown')",

@@ -8,7 +8,7 @@ import pytest
 from skorch import callbacks as skorch_callbacks
 
 from sklearn_cpc import CSVLog, ProgressBar, TensorBoardLog
-from sklearn_cpc.training import logs
+from sklearn_cpc.training import logs, net
 
 from ..estimators.killed import EndAt, EndedError
 from ..estimators.toys import images, tiny
@@ -46,6 +46,19 @@ def test_the_table_goes_on_with_the_training_and_begins_anew_with_it(tmp_path):
     assert [row["epoch"] for row in table(tmp_path / "log.csv")] == ["1", "2", "3"]
     cpc.fit(X)
     assert [float(row["loss"]) for row in table(tmp_path / "log.csv")] == cpc.loss_curve_
+
+
+@pytest.mark.parametrize(
+    ("make", "needed"),
+    [(CSVLog, "csv"), (ProgressBar, "tqdm"), (TensorBoardLog, "tensorboard")],
+)
+def test_processes_other_than_number_0_write_nothing(make, needed, tmp_path, monkeypatch, capsys):
+    pytest.importorskip(needed)
+    monkeypatch.setattr(net, "is_main_process", lambda: False)
+    log = make() if make is ProgressBar else make(tmp_path / "log")
+    tiny(callbacks=[log]).fit(X)
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("event", "batch"), [("begin", 5), ("epoch", 6)])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_cpc.nn import AUGMENTATIONS
-from sklearn_cpc.training.shards import Shard, ShardedAugmentation, ShardedFeed, cut
+from sklearn_cpc.training.shards import Shard, ShardedAugmentation, ShardedFeed, cut, largest_part
 
 from .test_feed import numbered, numbers
 
@@ -43,6 +43,8 @@ def test_a_feed_gives_each_process_its_rows():
     assert len(ShardedFeed(feed, 0, 2)) == 20
     assert ShardedFeed(feed, 0, 2).scale is feed.scale
     assert parts[1].shard.rows == slice(2, 5)
+    assert [largest_part(part) for part in parts] == [3, 3]
+    assert largest_part(feed.batch(index)) == 5
 
 
 PER_ROW = {
