@@ -131,7 +131,7 @@ def curve(options):
             )
     print(curve_table(curves))
     saving = label_saving(*curves.values(), random_state=0)
-    print(f"\nCPC has what the untrained encoder has with all labels with {saving.text} fewer.")
+    print(f"\nFewer labels for the best accuracy of the untrained encoder: {saving.text}")
     _write_curves(output, curves)
     _draw(output.with_suffix(".png"), curves)
 
