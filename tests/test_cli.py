@@ -205,7 +205,7 @@ def test_curve_prints_a_table_and_writes_it(labels, folder, model, tmp_path, cap
     assert printed.out.startswith("| labels ")
     assert "\n| CPC " in printed.out
     assert "\n| untrained encoder | " in printed.out
-    assert "has with all labels with" in printed.out
+    assert "Fewer labels for the best accuracy of the untrained encoder: " in printed.out
     rows = rows_of(output)
     assert rows[0] == ["name", "fraction", "n_labels", "mean", "std", "n_scores"]
     assert [(row[0], row[1], row[5]) for row in rows[1:]] == [

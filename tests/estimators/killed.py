@@ -109,7 +109,7 @@ def kill_in_write(step, number):
 
 QUEUE = {"negatives": "queue", "queue_size": 60, "n_candidates": 20, "negative_images": None}
 STAGES = {"greedy": "sequential", "encoder": "resnet18", "max_epochs": 1}
-EARLY = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 1, "tol": 0.5}
+EARLY = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 1, "tol": 5.0}
 
 # Name of the case: settings, where it is killed ("begin", "end" of a batch, "epoch" after one, a
 # step of writing, or "outside"), and in which batch or checkpoint.
