@@ -26,8 +26,14 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/cifar10.py $(CIFAR10) --setting cpu
+	for seed in 0 1 2; do $(BIN)/python benchmarks/cifar10.py $(CIFAR10) --setting cpu --seed $$seed || exit 1; done
+	$(BIN)/python benchmarks/cifar10_report.py
 	$(BIN)/python benchmarks/label_efficiency.py $(CIFAR10) --setting cpu
+	$(BIN)/python benchmarks/ablation.py $(CIFAR10)
+	$(BIN)/python benchmarks/variants.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/label_efficiency_cost.py
 

@@ -254,6 +254,7 @@ def pretrained(options, setting, X):
         settings["transform_stride"] = options.transform_stride
     if options.model:
         cpc = CPCTransformer.load(options.model)
+        settings["max_epochs"] = cpc.max_epochs
         return cpc.set_params(transform_stride=settings["transform_stride"]), settings
     cpc = CPCTransformer(**settings, verbose=1).fit(X)
     if options.save:
@@ -265,7 +266,8 @@ def describe(cpc, settings, options, X):
     """The row of the run: what was done, how fast, and on what."""
     rate = np.median([epoch["images_per_second"] for epoch in cpc.history_])
     achieved = rate * count_flops(cpc, X[: settings["batch_size"]])
-    ceiling = product_rate(cpc.net_.precision, cpc.net_.device)
+    # A model from a file was trained some other time, perhaps on more cores.
+    ceiling = None if options.model else product_rate(cpc.net_.precision, cpc.net_.device)
     return {
         "what": "run",
         "setting": options.setting,
@@ -276,8 +278,8 @@ def describe(cpc, settings, options, X):
         "seconds": round(sum(epoch["seconds"] for epoch in cpc.history_), 1),
         "images_per_second": round(float(rate), 1),
         "gflops": round(achieved / 1e9, 1),
-        "mm_gflops": round(ceiling / 1e9, 1),
-        "share_of_mm": round(achieved / ceiling, 3),
+        "mm_gflops": ceiling and round(ceiling / 1e9, 1),
+        "share_of_mm": ceiling and round(achieved / ceiling, 3),
         "bound_nats": round(cpc.history_[-1]["mutual_information"], 3) if cpc.history_ else None,
         "date": time.strftime("%Y-%m-%d"),
         **environment(),
@@ -297,6 +299,18 @@ def from_scratch(cpc, n_batches, seed):
         max_batches=n_batches,
         random_state=seed,
     )
+
+
+def speed_text(run):
+    text = (
+        f"Pretraining: {run['seconds'] / 60:.1f} minutes, {run['images_per_second']:.0f} images/s, "
+        f"{run['gflops']:.0f} GFLOP/s"
+    )
+    if run["mm_gflops"] is None:
+        return text
+    share, ceiling = run["share_of_mm"], run["mm_gflops"]
+    precision = run["cpc"]["precision"]
+    return f"{text}, which is {share:.2f} of the {ceiling:.0f} GFLOP/s of torch.mm in {precision}"
 
 
 def measure(estimator, X, y, split, setting, seed):
@@ -323,12 +337,7 @@ def main():
     cpc, settings = pretrained(options, setting, X[train])
     untrained = clone(cpc).set_params(max_epochs=0, verbose=0).fit(X[train])
     run = describe(cpc, settings, options, X)
-    print(
-        f"\nPretraining: {run['seconds'] / 60:.1f} minutes, "
-        f"{run['images_per_second']:.0f} images/s, {run['gflops']:.0f} GFLOP/s, "
-        f"which is {run['share_of_mm']:.2f} of the "
-        f"{run['mm_gflops']:.0f} GFLOP/s of torch.mm in {cpc.net_.precision}\n"
-    )
+    print(f"\n{speed_text(run)}\n")
     curves, rows = {}, [run]
     sets = feature_sets(cpc, untrained, setting["kmeans_components"], options.seed)
     estimators = {
@@ -359,7 +368,8 @@ def main():
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:
         file.writelines(json.dumps(row, default=str) + "\n" for row in rows)
-    print(f"\nAccuracy on {len(test)} {run['scored_on']}\n\n{curve_table(curves)}")
+    if curves:
+        print(f"\nAccuracy on {len(test)} {run['scored_on']}\n\n{curve_table(curves)}")
     print(f"\nPeak memory {memory:.2f} GiB. Added to {options.out}")
 
 

@@ -49,13 +49,16 @@ def table(rows, epochs):
     """Mean and standard deviation over seeds of the runs with so many epochs, in Markdown."""
     found = {}
     for run, row in rows:
-        if run["cpc"]["max_epochs"] == epochs and "transform_flip" in run["cpc"]:
+        settings, name = run["cpc"], row["features"]
+        is_same = settings["max_epochs"] == epochs and settings.get("transform_flip")
+        # The alternatives do not depend on the epochs.
+        if settings.get("encoder") == "dictionary" and (is_same or not name.startswith("CPC")):
             counts = tuple(row["n_labels"])
-            found.setdefault(row["features"], {})[row["seed"]] = [s[0] for s in row["scores"]]
+            found.setdefault(name, {})[row["seed"]] = [s[0] for s in row["scores"]]
     width = max(map(len, found))
     lines = [[f"{'labels':{width}}", *(f"{n:>13,}" for n in counts), "seeds"]]
     lines.append([":" + "-" * (width - 1), *("-" * 12 + ":" for _ in counts), "----:"])
-    for name, by_seed in found.items():
+    for name, by_seed in sorted(found.items(), key=_last_mean, reverse=True):
         scores = np.array(list(by_seed.values()))
         n = len(scores)
         spread = scores.std(0, ddof=1) if n > 1 else [None] * len(counts)
@@ -65,6 +68,10 @@ def table(rows, epochs):
         ]
         lines.append([f"{name:{width}}", *cells, f"{n:5}"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _last_mean(item):
+    return np.mean([scores[-1] for scores in item[1].values()])
 
 
 def points_of(rows, seed, features):

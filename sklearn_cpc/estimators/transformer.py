@@ -550,7 +550,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _train(self, net, feed, n_epochs, warmup, run):
         if run.has_ended:
-            run.keeper.finish_from_found(net)
+            with building.own_generators(net):
+                run.keeper.finish_from_found(net)
         elif n_epochs and net.module_.plan:
             batch_size, accumulate = planning.batch_and_parts(self, net, len(feed))
             settings = TrainingSettings(

@@ -491,3 +491,11 @@ def test_a_transformer_with_a_folder_is_saved_without_it(tmp_path):
     other = CPCTransformer.load(tmp_path / "model")
     assert other.checkpoint is None
     np.testing.assert_array_equal(other.transform(X), cpc.transform(X))
+
+
+def test_a_finished_training_leaves_the_callers_generators_alone(tmp_path):
+    kept(tmp_path).fit(X)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    kept(tmp_path).fit(X)
+    assert torch.equal(torch.get_rng_state(), before)
