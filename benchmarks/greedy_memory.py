@@ -14,7 +14,7 @@ import weakref
 
 import torch
 
-from sklearn_cpc.nn import ENCODERS, CPCModel, PatchGrid, make_encoder
+from sklearn_cpc.nn import AUGMENTATIONS, ENCODERS, CPCModel, PatchGrid, make_encoder
 
 
 class HeldBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -62,6 +62,7 @@ def measure(encoder, batch, side):
     """(name, bytes) of each way to train."""
     grid = PatchGrid(side, side)
     settings = {"directions": ("down",), "negative_images": 1}
+    settings["augmentation"] = AUGMENTATIONS["full"]  # patches of their own, as in a training
     images = torch.rand(batch, 3, side, side)
 
     def build(greedy):
