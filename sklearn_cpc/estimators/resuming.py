@@ -30,6 +30,7 @@ FREE = {
     "device",
     "image_shape",
     "n_jobs",
+    "n_workers",
     "output",
     "pooling",
     "transform_flip",
