@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..datasets import image_folder
 from ..estimators import CPCTransformer, recipe
+from ..estimators.files import written_whole
 from ..evaluation import (
     LabelEfficiencyDisplay,
     curve_table,
@@ -26,7 +27,7 @@ from ..evaluation import (
 )
 from ..evaluation._optional import import_optional
 from ..training import open_images
-from .outputs import FEATURE_FILES, UsageError, check_output, features_to, read_labels, replaced
+from .outputs import FEATURE_FILES, UsageError, check_output, features_to, read_labels
 
 __all__ = ["COMMANDS", "InterruptedFitError", "version"]
 
@@ -174,11 +175,6 @@ def _with_settings(estimator, settings):
     known = list(estimator.get_params(deep=False))
     for name in settings:
         if name not in known:
-            if name == "checkpoint":
-                raise UsageError(
-                    "--resume needs a CPCTransformer with the parameter checkpoint, which this "
-                    "version has not; leave it out."
-                )
             near = difflib.get_close_matches(name, known, 1)
             hint = f" did you mean {near[0]}?" if near else " see help(CPCTransformer)."
             raise UsageError(f"--set {name}: CPCTransformer has no such parameter;{hint}")
@@ -235,7 +231,8 @@ def _labelled(options):
         return folder.paths[has_label], names[folder.labels[has_label]].astype(str)
     by_name = read_labels(options.labels)
     names = _relative(folder.paths, options.folder)
-    if unknown := [name for name in by_name if name not in set(names)]:
+    known = set(names)
+    if unknown := [name for name in by_name if name not in known]:
         raise ValueError(
             f"--labels {options.labels} has {unknown[0]}, which is no image of {options.folder} "
             f"({len(unknown)} such); write paths as they are below that folder."
@@ -265,7 +262,10 @@ def _write_curves(output, curves):
 
 
 def _write_csv(path, columns, rows):
-    with replaced(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with (
+        written_whole(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         csv.writer(file).writerows([columns, *rows])
 
 
@@ -276,7 +276,7 @@ def _draw(path, curves):
         _tell('no picture: matplotlib is not installed; run: pip install "sklearn-cpc[plot]"')
         return
     LabelEfficiencyDisplay.from_results(curves).plot(ax=figure.subplots())
-    with replaced(path) as temporary:
+    with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=150)
     _tell(f"{path}: the picture")
 

@@ -2,15 +2,15 @@
 
 import csv
 import os
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from ..estimators.files import written_whole
 from ..evaluation._optional import import_optional
 
-__all__ = ["FEATURE_FILES", "UsageError", "check_output", "features_to", "read_labels", "replaced"]
+__all__ = ["FEATURE_FILES", "UsageError", "check_output", "features_to", "read_labels"]
 
 
 class UsageError(Exception):
@@ -30,15 +30,6 @@ def check_output(path):
 
 
 @contextmanager
-def replaced(path):
-    """A path to write to, whose file takes the place of `path` in the end."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
-
-
-@contextmanager
 def features_to(path, n_rows, columns):
     """What writes blocks of features: `write(paths, features)`, in order.
 
@@ -51,7 +42,8 @@ def features_to(path, n_rows, columns):
     columns : sequence of str
         Names of the features.
     """
-    with replaced(path) as temporary, FEATURE_FILES[path.suffix](temporary, n_rows, columns) as w:
+    write_features = FEATURE_FILES[path.suffix]
+    with written_whole(path) as temporary, write_features(temporary, n_rows, columns) as w:
         yield w
 
 

@@ -560,13 +560,13 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 warmup,
                 self.clip_norm,
                 self.verbose,
-                tuple(self.callbacks or ()),
-                self.schedule,
-                self.averaging,
-                accumulate,
-                run.rows,
-                run.held_out,
-                self.gather_negatives,
+                callbacks=tuple(self.callbacks or ()),
+                schedule=self.schedule,
+                averaging=self.averaging,
+                accumulate=accumulate,
+                rows=run.rows,
+                held_out=run.held_out,
+                gather_negatives=self.gather_negatives,
             )
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)

@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .lazy import LazyImages
+from .memory import free_bytes
 from .read_ahead import read_ahead
 
 __all__ = ["ImageFeed", "TrainingBatches"]
@@ -65,8 +66,7 @@ class ImageFeed(Dataset):
     def _fits(self):
         if self.device.type != "cuda":
             return False
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return self.images.data.nbytes <= SHARE_OF_FREE_MEMORY * free
+        return self.images.data.nbytes <= SHARE_OF_FREE_MEMORY * free_bytes(self.device)
 
     def _send_all(self):
         parts = []
