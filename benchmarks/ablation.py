@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cifar10 import ChosenC, environment, has_native_bf16, load_cifar10
+from measuring import known_rows
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -325,13 +326,7 @@ def main():
     options = parse()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.touch()
-    keys, rows = wanted(options), []
-    for row in map(json.loads, options.out.read_text().splitlines()):
-        if (key := {what: row[what] for what in KEY}) in keys:
-            keys.remove(key)
-            rows.append(row)
+    keys, rows = known_rows(options.out, wanted(options), KEY)
     for key in keys:
         row = measure(key, options.archive)
         rows.append(row)

@@ -28,6 +28,7 @@ import numpy as np
 import sklearn
 import skorch
 import torch
+from measuring import product, synchronize
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
@@ -126,21 +127,15 @@ def count_flops(cpc, images):
 
 def product_rate(precision, device, side=2048, repeats=20):
     """FLOP/s of a plain product of two square matrices."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.randn(2, side, side, device=device).to(dtype)
+    multiply, flop = product(precision, device, side)
     for _ in range(3):
-        torch.mm(a, b)
-    _synchronize(device)
+        multiply()
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
-        torch.mm(a, b)
-    _synchronize(device)
-    return 2 * side**3 * repeats / (time.perf_counter() - start)
-
-
-def _synchronize(device):
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+        multiply()
+    synchronize(device)
+    return flop * repeats / (time.perf_counter() - start)
 
 
 def has_native_bf16():

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import json
 import resource
 import sys
 import time
@@ -97,3 +98,24 @@ def process_peak():
     """The most resident bytes of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def known_rows(path, keys, names):
+    """Keys that have no row yet in a file of JSON lines, and the rows of the others.
+
+    Parameters
+    ----------
+    path : Path
+        Made where it is not there.
+    keys : list of dict
+    names : sequence of str
+        What a row's key consists of.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    missing, rows = list(keys), []
+    for row in map(json.loads, path.read_text().splitlines()):
+        if (key := {name: row[name] for name in names}) in missing:
+            missing.remove(key)
+            rows.append(row)
+    return missing, rows

@@ -69,20 +69,20 @@ def build(encoder, X, precision, device, batch, **settings):
     return cpc
 
 
+def endless(batches):
+    while True:
+        yield from batches
+
+
 def training_step(cpc, X, batch):
     """A call that trains on the next batch."""
     net = cpc.net_
     feed = ImageFeed(as_images(X), cpc.pixel_scale_, net.device)
     batches = TrainingBatches(feed, batch, np.random.RandomState(0))
-    stream = iter(())
+    stream = endless(batches)
 
     def call():
-        nonlocal stream
-        data = next(stream, None)
-        if data is None:
-            stream = iter(batches)
-            data = next(stream)
-        net.train_step(data)
+        net.train_step(next(stream))
 
     return call
 
@@ -97,14 +97,10 @@ def literal_step(cpc, X, batch, n_workers):
         torch.optim.AdamW(net.module_.parameters(), lr=cpc.learning_rate),
     )
     batches = loader(X, model, batch, n_workers)
-    stream = iter(())
+    stream = endless(batches)
 
     def call():
-        nonlocal stream
-        patches = next(stream, None)
-        if patches is None:
-            stream = iter(batches)
-            patches = next(stream)
+        patches = next(stream)
         model.train()
         optimizer.zero_grad()
         with net.autocast():

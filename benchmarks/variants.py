@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cifar10 import has_native_bf16
+from measuring import known_rows
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -274,13 +275,7 @@ def wanted(options):
 
 def main():
     options = parse()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.touch()
-    keys, rows = wanted(options), []
-    for row in map(json.loads, options.out.read_text().splitlines()):
-        if (key := {what: row[what] for what in KEY}) in keys:
-            keys.remove(key)
-            rows.append(row)
+    keys, rows = known_rows(options.out, wanted(options), KEY)
     while keys:
         alike = [key for key in keys if training_of(key) == training_of(keys[0])]
         keys = [key for key in keys if key not in alike]
