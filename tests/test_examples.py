@@ -134,8 +134,9 @@ def test_the_augmentation_benchmark_writes_its_rows(run_script, tmp_path):
     assert f"| {row['times_faster']:.0f} |" in printed
 
 
-def test_the_benchmark_counts_the_encoder_as_done_by_hand():
+def test_the_benchmark_counts_the_encoder_as_done_by_hand(monkeypatch):
     """Without context and heads to speak of, a step costs three encoder passes of two FLOPs."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("cifar10", ROOT / "benchmarks" / "cifar10.py")
     cifar10 = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(cifar10)
