@@ -238,20 +238,21 @@ def plus_minus(value, error, form):
 
 
 def verdict(found):
-    """Which steps helped beyond twice the standard error, and which did not."""
-    helped, not_helped, open_ = [], [], []
+    """Which steps helped or harmed beyond twice the standard error, and which did neither."""
+    kinds = {"Better": [], "Worse": [], "Neither": [], "One seed only": []}
     for step, own in found.items():
         if own["gain"] is None:
             continue
         gain, error = own["gain"]
-        kind = open_ if np.isnan(error) else helped if gain > 2 * error else not_helped
-        kind.append(f"{step} ({gain:+.3f})")
-    parts = {
-        "Beyond twice the standard error": helped,
-        "Not": not_helped,
-        "One seed only": open_,
-    }
-    return "\n".join(f"{what}: {', '.join(names)}." for what, names in parts.items() if names)
+        if np.isnan(error):
+            kind = "One seed only"
+        elif abs(gain) <= 2 * error:
+            kind = "Neither"
+        else:
+            kind = "Better" if gain > 0 else "Worse"
+        kinds[kind].append(f"{step} ({gain:+.3f})")
+    lines = [f"{kind}: {', '.join(names)}." for kind, names in kinds.items() if names]
+    return "\n".join(["By more than twice the standard error.", *lines])
 
 
 def draw(found, path, title):
@@ -278,7 +279,7 @@ def draw(found, path, title):
             ax.annotate(
                 text, (place, top), (0, 7), textcoords="offset points", ha="center", fontsize=8
             )
-    ax.set_xticks(places, [step.replace(" ", "\n") for step in found])
+    ax.set_xticks(places, [step.replace(" ", "\n") for step in found], fontsize=9)
     ax.set_ylabel("accuracy, held-out training images")
     ax.margins(y=0.15)
     ax.set_title(title, fontsize=10)

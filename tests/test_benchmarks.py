@@ -136,9 +136,11 @@ def test_ablation_pairs_by_seed(run):
     found = ablation.summary(rows)
     assert found["v1"]["gain"] is None
     assert found["layer norm"]["gain"] == pytest.approx((0.15, 0.05))
-    assert "Beyond twice the standard error: layer norm (+0.150)." in ablation.verdict(found)
+    assert "Better: layer norm (+0.150)." in ablation.verdict(found)
     rows[-1]["accuracy"] = 0.2
-    assert "Not: layer norm (+0.050)." in ablation.verdict(ablation.summary(rows))
+    assert "Neither: layer norm (+0.050)." in ablation.verdict(ablation.summary(rows))
+    rows[-1]["accuracy"], rows[-2]["accuracy"] = 0.1, 0.25
+    assert "Worse: layer norm (-0.125)." in ablation.verdict(ablation.summary(rows))
 
 
 def test_variants_trains_once_for_what_is_read_differently(run, tmp_path):
