@@ -141,7 +141,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Targets that "queue" keeps for each direction. The queue starts every pass empty, lest an
         image meet itself, and `score` does without it.
     hard_fraction : float, default=0.25
-        See `negatives`.
+        See `negatives`. `fit` begins with all of them and comes to this share in a straight line:
+        a network that knows nothing yet collapses on the hardest. `partial_fit`, which does not
+        know its end, has this share throughout; let it follow a `fit`.
     objective : {"infonce", "bce"}, default="infonce"
         Which candidate is the target (InfoNCE), or, of each candidate, is it the target (binary
         cross-entropy, the target as heavy as all negatives together).

@@ -216,7 +216,8 @@ class ContrastiveHeads(nn.Module):
             return loss, accuracy, n_candidates, loss
         n_hard = None
         if self.negatives == "hard":
-            n_hard = n_hardest(self.hard_fraction, n_candidates)
+            share = self.hard_share if self.training else self.hard_fraction
+            n_hard = n_hardest(share, n_candidates)
             n_candidates = min(n_hard + 1, n_candidates)
         loss, accuracy, nce = contrast(
             z_hat, targets, positives, objective=self.objective, n_hard=n_hard

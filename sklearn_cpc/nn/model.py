@@ -99,7 +99,8 @@ class CPCModel(ContrastiveHeads):
     queue_size : int, default=4096
         For "queue": targets kept for each direction.
     hard_fraction : float, default=0.25
-        For "hard".
+        For "hard". While training, `hard_share` counts in its place, which is the same unless set:
+        begin at 1 and end at `hard_fraction`, or a network that knows nothing collapses.
     objective : {"infonce", "bce"}, default="infonce"
         See `sklearn_cpc.nn.contrast`.
     greedy : {"joint", "sequential"} or None, default=None
@@ -173,7 +174,7 @@ class CPCModel(ContrastiveHeads):
         self.negatives = choose_negatives(negatives, n_candidates, negative_images)
         self.negative_images = 1 if self.negatives == "image" else negative_images
         self.same_image_fraction = same_image_fraction
-        self.hard_fraction = hard_fraction
+        self.hard_fraction = self.hard_share = hard_fraction
         self.objective = objective
         self.greedy = greedy
         self.trained_stage = 0 if greedy == "sequential" else None

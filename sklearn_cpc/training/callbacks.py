@@ -12,6 +12,7 @@ from ..nn import TargetQueue
 __all__ = [
     "SCHEDULES",
     "EpochRecord",
+    "HarderNegatives",
     "LearningRate",
     "ProgressLine",
     "QueueClearing",
@@ -102,6 +103,30 @@ class StageByStage(_CountsBatches):
         stage = self.n_done_ * n_stages // self.n_batches
         net.module_.trained_stage = min(stage, n_stages - 1)
         self.n_done_ += 1
+
+
+class HarderNegatives(_CountsBatches):
+    """Narrows hard negatives from all to `hard_fraction` of them, in a straight line.
+
+    A network that knows nothing yet has no negatives that are hard for a reason, and the greatest
+    of many scores fall fastest where all become equal: such a network collapses.
+
+    Parameters
+    ----------
+    n_batches : int
+        Of the whole training.
+    """
+
+    def __init__(self, n_batches):
+        self.n_batches = n_batches
+
+    def on_batch_begin(self, net, training=None, **kwargs):
+        model, done = net.module_, self.n_done_ / max(1, self.n_batches - 1)
+        model.hard_share = 1 - (1 - model.hard_fraction) * min(1.0, done)
+        self.n_done_ += 1
+
+    def on_train_end(self, net, **kwargs):
+        net.module_.hard_share = net.module_.hard_fraction
 
 
 class QueueClearing(Callback):

@@ -14,6 +14,7 @@ from skorch.callbacks import Callback, GradientNormClipping
 from ..nn import CPCOutput
 from .callbacks import (
     EpochRecord,
+    HarderNegatives,
     LearningRate,
     ProgressLine,
     QueueClearing,
@@ -289,6 +290,8 @@ def _callbacks(net, settings, parallel, stop, keeper):
         own.append(LearningRate(n_batches, settings.warmup, settings.schedule))
     if net.module_.greedy == "sequential":
         own.append(StageByStage(n_batches))
+    if net.module_.negatives == "hard" and settings.warmup is not None:
+        own.append(HarderNegatives(n_batches))
     if settings.clip_norm is not None:
         own.append(GradientNormClipping(settings.clip_norm))
     if settings.verbose and is_main_process():

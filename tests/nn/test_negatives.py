@@ -321,6 +321,16 @@ def test_groups_are_each_contrasted_alone_whatever_the_budget(objective, budget)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected[0], leaves))
 
 
+def test_the_share_of_hard_negatives_may_be_another_while_training():
+    model = small_model(asymmetric_grid(), negatives="hard", hard_fraction=0.25)
+    plain = small_model(asymmetric_grid(), negatives="batch")
+    z = normal(2, 4, 6, 6)
+    assert (model.predict(z).n_candidates == 13).all()  # a quarter of 47, rounded up, and one
+    model.hard_share = 1.0
+    torch.testing.assert_close(model.predict(z).losses, plain.predict(z).losses)
+    assert (model.eval().predict(z).n_candidates == 13).all()
+
+
 def test_the_queue_adds_the_targets_of_earlier_batches():
     grid = asymmetric_grid()
     model = small_model(grid, negatives="queue", queue_size=400, directions=("down", "left"))

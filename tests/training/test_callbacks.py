@@ -114,6 +114,26 @@ def test_the_queue_is_empty_at_the_start_of_every_pass():
     assert seen == 3 * [0, 100, 200]
 
 
+def test_hard_negatives_narrow_in_a_straight_line_and_stay_narrow():
+    seen = []
+
+    class Share(Callback):
+        def on_batch_end(self, net, y_pred=None, **kwargs):
+            seen.append((net.module_.hard_share, int(y_pred.n_candidates[0])))
+
+        def __deepcopy__(self, memo):
+            return self
+
+    settings = {"negatives": "hard", "hard_fraction": 0.2, "n_candidates": 41}
+    cpc = tiny(max_epochs=2, callbacks=[Share()], **settings).fit(images())
+    shares = [1 - 0.8 * i / 5 for i in range(6)]
+    assert [share for share, _ in seen] == pytest.approx(shares)
+    assert [n for _, n in seen] == [41, 35, 29, 22, 16, 9]  # rounded up, and the positive
+    seen.clear()
+    cpc.partial_fit(images())
+    assert seen == 3 * [(0.2, 9)]
+
+
 def test_stages_get_equal_shares_of_the_batches():
     seen = []
 
