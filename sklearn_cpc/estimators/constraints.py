@@ -53,6 +53,7 @@ CONSTRAINTS = {
     "negatives": [StrOptions(set(NEGATIVES))],
     "same_image_fraction": [SHARE, None],
     "queue_size": [POSITIVE_INT],
+    "queue_momentum": [Interval(Real, 0, 1, closed="left")],
     "hard_fraction": [Interval(Real, 0, 1, closed="right")],
     "objective": [StrOptions(set(OBJECTIVES))],
     "greedy": [StrOptions(set(GREEDY)), None],

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from importlib import import_module
 
 import numpy as np
+import torch
 from skorch.history import History
 
 from ..nn import Augmentation, name_of
@@ -92,6 +93,8 @@ def _load(cls, path, device, own, header, tensors):
     random_state = np.random.RandomState()
     placed = cls(**params | {"device": device})
     is_own = any(value is not None for value in own.values())
+    if estimator.negatives == "queue" and not estimator.greedy:
+        tensors = _with_slow_targets(tensors)
     with _weights_of(path):
         file_checks.check_before_building(placed, header, scale, tensors, is_own)
     net = building.build_net(placed, tuple(header["image_shape"]), scale, random_state)
@@ -229,6 +232,19 @@ def _tensors(net):
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     return tensors, {"param_groups": state["param_groups"]}
+
+
+def _with_slow_targets(tensors):
+    """Files of 0.1.0 have no slow copy of the network: it is what the network was."""
+    if any(name.startswith("model.slow.") for name in tensors):
+        return tensors
+    copies = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind in ("model", "raw") and rest.startswith(("encoder.", "latent.")):
+            copies[f"{kind}.slow.{rest}"] = value
+    copies["model.slow.has_followed"] = torch.ones((), dtype=torch.bool)
+    return tensors | copies
 
 
 def _restore(net, header, tensors):

@@ -140,6 +140,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     queue_size : int, default=4096
         Targets that "queue" keeps for each direction. The queue starts every pass empty, lest an
         image meet itself, and `score` does without it.
+    queue_momentum : float, default=0.99
+        Of the copy of the network that makes all targets of "queue" (0.999 in MoCo, He et al.
+        2020, equation 2), from 0 to below 1: what it keeps of itself after every batch. It costs
+        a second encoding of each patch, without a gradient. Without such a copy, targets would be
+        told apart by their age, and the network collapse; greedy networks have none.
     hard_fraction : float, default=0.25
         See `negatives`. `fit` begins with all of them and comes to this share in a straight line:
         a network that knows nothing yet collapses on the hardest. `partial_fit`, which does not
@@ -346,6 +351,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         negatives="auto",
         same_image_fraction=0.75,
         queue_size=4096,
+        queue_momentum=0.99,
         hard_fraction=0.25,
         objective="infonce",
         greedy=None,
@@ -407,6 +413,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.negatives = negatives
         self.same_image_fraction = same_image_fraction
         self.queue_size = queue_size
+        self.queue_momentum = queue_momentum
         self.hard_fraction = hard_fraction
         self.objective = objective
         self.greedy = greedy
@@ -569,6 +576,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 rows=run.rows,
                 held_out=run.held_out,
                 gather_negatives=self.gather_negatives,
+                queue_momentum=self.queue_momentum,
             )
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)

@@ -12,7 +12,7 @@ from .layers import NORMS, ChannelNorm
 from .loss import OBJECTIVES, contrast, contrast_drawn, info_nce
 from .model import OUTPUTS, CPCModel, plan_heads
 from .names import check_name
-from .negatives import NEGATIVES, OwnNegatives, TargetQueue, choose_negatives
+from .negatives import NEGATIVES, OwnNegatives, SlowTargets, TargetQueue, choose_negatives
 from .patches import DIRECTIONS, PatchGrid
 from .pooling import POOLINGS, n_pooled, pool, pool_images
 from .resnets import ResNetEncoder, WideResNetEncoder
@@ -45,6 +45,7 @@ __all__ = [
     "ResNetEncoder",
     "RowGRU",
     "RowTransformer",
+    "SlowTargets",
     "TargetQueue",
     "WideResNetEncoder",
     "adopt_context",

@@ -97,6 +97,7 @@ def without_heads(model):
     small = copy.copy(model)
     of_the_loss = ("targets", "W", "queues", "earlier")
     small._modules = model._modules | {name: nn.ModuleDict() for name in of_the_loss}
+    small._modules["slow"] = None
     small = copy.deepcopy(small)
     for parameter in small.parameters():
         parameter.requires_grad_(False)

@@ -1,7 +1,7 @@
 """Predictions, their candidates and the loss of every head (a direction and a step)."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import nn
@@ -38,6 +38,13 @@ def _context(network, z, first_step):
     if getattr(network, "sees_rows_above_only", False):
         z = z[:, : z.shape[1] - first_step]
     return network(z)
+
+
+def _fixed(target_map):
+    """A map from latents to targets that does not learn."""
+    if isinstance(target_map, nn.Identity):
+        return target_map
+    return partial(F.linear, weight=target_map.weight.detach())
 
 
 @dataclass
@@ -157,10 +164,13 @@ class ContrastiveHeads(nn.Module):
     # In training by several processes: a callable that brings the rows of all of them together.
     gather = None
 
-    def _results(self, z, contexts, maps, generator):
-        """(loss, accuracy, N, InfoNCE) of each head; without contexts z predicts itself."""
+    def _results(self, z, contexts, maps, generator, slow_z=None):
+        """(loss, accuracy, N, InfoNCE) of each head; without contexts z predicts itself.
+
+        The targets are formed of `slow_z`, where there is one.
+        """
         gather = self.gather if self.gather and self.training else _as_it_is
-        everyones = gather(z)
+        everyones = gather(z if slow_z is None else slow_z)
         results = []
         for direction, steps in self.plan.items():
             turned = c = first_row_first(everyones, direction)
@@ -168,6 +178,8 @@ class ContrastiveHeads(nn.Module):
                 own = first_row_first(z, direction)
                 c = gather(_context(contexts[direction], own, steps[0]))
             target_map = maps.targets[direction]
+            if slow_z is not None:
+                target_map = _fixed(target_map)
             vectors = _Vectors(self, turned, c, steps, maps.W[direction], target_map)
             queue = maps.queues[direction] if self.negatives == "queue" and self.training else None
             results += [self._head(vectors, k, queue, generator) for k in steps]

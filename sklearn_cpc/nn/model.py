@@ -12,7 +12,7 @@ from .greedy import GREEDY, encoder_stages, stage_widths
 from .heads import ContrastiveHeads, CPCOutput, PredictionMaps, first_row_first
 from .loss import OBJECTIVES
 from .names import check_name
-from .negatives import choose_negatives
+from .negatives import SlowTargets, choose_negatives
 from .patches import DIRECTIONS
 
 __all__ = ["OUTPUTS", "CPCModel", "plan_heads"]
@@ -91,9 +91,10 @@ class CPCModel(ContrastiveHeads):
         the other targets of its image. "mixed": `n_candidates` - 1 targets of each pair's own,
         drawn without replacement, a share `same_image_fraction` of them from its image.
         "queue": as "sampled" ("batch" without `n_candidates`), and in training the targets of
-        earlier batches, too. "hard": the share `hard_fraction` with the greatest scores of the
-        candidates of "sampled" ("batch"). "auto": "groups", "sampled" or "batch", whichever has
-        its number.
+        earlier batches, too, all of latents of the copy `slow`; call `slow.follow(model, 0.99)`
+        after every step (with `greedy` there is none). "hard": the share `hard_fraction` with the
+        greatest scores of the candidates of "sampled" ("batch"). "place": the targets at the same
+        place in the other images. "auto": "groups", "sampled" or "batch", whichever has its number.
     same_image_fraction : float or None, default=0.75
         For "mixed". None: all targets of the batch are as likely.
     queue_size : int, default=4096
@@ -196,6 +197,9 @@ class CPCModel(ContrastiveHeads):
         queue_size = queue_size if self.negatives == "queue" else None
         maps = PredictionMaps(width, projection_dim, self.plan, queue_size)
         self.targets, self.W, self.queues = maps.targets, maps.W, maps.queues
+        self.slow = None
+        if self.negatives == "queue" and not greedy:
+            self.slow = SlowTargets(encoder, self.latent)
         # Of a greedy encoder's stages but the last, which the model's own maps belong to.
         widths = stage_widths(encoder, n_channels, grid.patch_size)[:-1] if greedy else []
         self.earlier = nn.ModuleList(
@@ -315,11 +319,15 @@ class CPCModel(ContrastiveHeads):
         """
         if self.greedy:
             return CPCOutput.joined(list(self.parts(images, generator)))
-        if self.training and self.augmentation.changes_patches:
-            features = self.encode_patches(self._patches(images, generator))
+        slow_z = None
+        if self.training and (self.slow or self.augmentation.changes_patches):
+            patches = self._patches(images, generator)
+            features = self.encode_patches(patches)
+            if self.slow:
+                slow_z = self.slow.latents(self.standardise(patches))
         else:
             features = self._embed(self._images(images, generator), self.grid)
-        return self.predict(self.latent(features), generator)
+        return self.predict(self.latent(features), generator, slow_z)
 
     def parts(self, images, generator=None):
         """The outputs of a batch whose losses share no parameter: one, or one for each stage.
@@ -377,11 +385,11 @@ class CPCModel(ContrastiveHeads):
             patches = flat.view(patches.shape)
         return patches
 
-    def predict(self, z, generator=None):
-        """Loss of a batch of latents, (batch, rows, cols, latent); see `forward`."""
+    def predict(self, z, generator=None, slow_z=None):
+        """Loss of a batch of latents, (batch, rows, cols, latent), and those of `slow`."""
         self._check_plan()
         contexts = {direction: self.context_of(direction) for direction in self.plan}
-        return CPCOutput.of(self._results(z, contexts, self, generator))
+        return CPCOutput.of(self._results(z, contexts, self, generator, slow_z))
 
     def _check_plan(self):
         if not self.plan:

@@ -1,11 +1,13 @@
 """Which candidates a prediction's own target is told from: the names, the draws, the queue."""
 
+import copy
+
 import torch
 from torch import nn
 
 from .names import check_name
 
-__all__ = ["NEGATIVES", "OwnNegatives", "TargetQueue", "choose_negatives"]
+__all__ = ["NEGATIVES", "OwnNegatives", "SlowTargets", "TargetQueue", "choose_negatives"]
 
 NEGATIVES = ("auto", "batch", "sampled", "groups", "image", "place", "mixed", "queue", "hard")
 
@@ -121,8 +123,7 @@ class TargetQueue(nn.Module):
     References
     ----------
     K. He, H. Fan, Y. Wu, S. Xie, R. Girshick, "Momentum Contrast for Unsupervised Visual
-    Representation Learning", CVPR 2020, section 3.2 (without the momentum encoder: targets are
-    kept as they were when their batch was seen).
+    Representation Learning", CVPR 2020, section 3.2.
     """
 
     def __init__(self, size, width):
@@ -145,3 +146,49 @@ class TargetQueue(nn.Module):
     def clear(self):
         """Forget all."""
         self.n_kept.zero_()
+
+
+class SlowTargets(nn.Module):
+    """A copy of what makes targets of patches, which follows the network slowly.
+
+    Targets of an earlier network can be told from those of the present one by their age alone. All
+    a prediction has to do then is to look new, and the network collapses. With a queue, therefore,
+    every target, new or kept, is of a latent of this copy, which hardly changes while a queue
+    lasts; no gradient goes through it, nor into the map from latents to targets.
+
+    Parameters
+    ----------
+    encoder : Module
+    latent : Module
+        Features to latents.
+
+    References
+    ----------
+    K. He, H. Fan, Y. Wu, S. Xie, R. Girshick, "Momentum Contrast for Unsupervised Visual
+    Representation Learning", CVPR 2020, equation 2.
+    """
+
+    def __init__(self, encoder, latent):
+        super().__init__()
+        self.encoder, self.latent = copy.deepcopy((encoder, latent))
+        self.register_buffer("has_followed", torch.zeros((), dtype=torch.bool))
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def follow(self, model, momentum):
+        """theta_slow <- m theta_slow + (1 - m) theta; at first, simply theta."""
+        weight = 1 - momentum if self.has_followed else 1.0
+        for name in ("encoder", "latent"):
+            own, other = getattr(self, name), getattr(model, name)
+            for mine, its in zip(own.parameters(), other.parameters(), strict=True):
+                mine.lerp_(its, weight)
+            for mine, its in zip(own.buffers(), other.buffers(), strict=True):
+                mine.copy_(its)
+        self.has_followed.fill_(True)
+
+    @torch.no_grad()
+    def latents(self, patches):
+        """(..., channels, height, width), standardised -> (..., latent)."""
+        lead = patches.shape[:-3]
+        return self.latent(self.encoder(patches.flatten(0, -4))).view(*lead, -1)

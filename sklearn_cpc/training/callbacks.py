@@ -16,6 +16,7 @@ __all__ = [
     "LearningRate",
     "ProgressLine",
     "QueueClearing",
+    "SlowFollowing",
     "StageByStage",
     "StopRequest",
     "WeightAverage",
@@ -136,6 +137,27 @@ class QueueClearing(Callback):
         for module in net.module_.modules():
             if isinstance(module, TargetQueue):
                 module.clear()
+
+
+class SlowFollowing(Callback):
+    """Lets the copy of the network that makes the queue's targets follow, after every batch.
+
+    Parameters
+    ----------
+    momentum : float
+        See `sklearn_cpc.nn.negatives.SlowTargets`.
+    """
+
+    def __init__(self, momentum):
+        self.momentum = momentum
+
+    def on_train_begin(self, net, **kwargs):
+        # What was set after the network was built, such as a first layer from the images.
+        if not net.module_.slow.has_followed:
+            net.module_.slow.follow(net.module_, 0.0)
+
+    def on_batch_end(self, net, **kwargs):
+        net.module_.slow.follow(net.module_, self.momentum)
 
 
 class WeightAverage(Callback):

@@ -18,6 +18,7 @@ from .callbacks import (
     LearningRate,
     ProgressLine,
     QueueClearing,
+    SlowFollowing,
     StageByStage,
     StopRequest,
     WeightAverage,
@@ -61,6 +62,8 @@ class TrainingSettings:
         Ends the training early. None: it has all its epochs.
     gather_negatives : bool
         Whether several processes look for negatives in the whole batch, see `DataParallel`.
+    queue_momentum : float, default=0.99
+        Of the copy that makes the queue's targets, see `SlowFollowing`.
     """
 
     n_epochs: int
@@ -75,6 +78,7 @@ class TrainingSettings:
     rows: object = None
     held_out: HeldOut | None = None
     gather_negatives: bool = False
+    queue_momentum: float = 0.99
 
 
 class CPCNet(NeuralNet):
@@ -282,6 +286,7 @@ def _callbacks(net, settings, parallel, stop, keeper):
     n_batches = settings.n_epochs * len(net.batches_)
     # A requested stop ends the batch's callbacks: what counts batches comes before it.
     own = [] if parallel is None else [parallel]
+    own += [] if net.module_.slow is None else [SlowFollowing(settings.queue_momentum)]
     own += [] if settings.averaging is None else [WeightAverage(settings.averaging)]
     own += [EpochRecord() if parallel is None else SharedRecord(parallel), stop, QueueClearing()]
     if settings.held_out is not None:

@@ -15,6 +15,7 @@ from sklearn_cpc.nn import (
     ContrastiveHeads,
     OwnNegatives,
     PatchGrid,
+    SlowTargets,
     TargetQueue,
     choose_negatives,
     contrast,
@@ -265,6 +266,9 @@ def test_every_parameter_gets_a_gradient(way, objective):
     model = small_model(asymmetric_grid(), max_steps=2, objective=objective, **WAYS[way])
     model(random(4, 1, 10, 14), generator()).loss.backward()
     for name, parameter in model.named_parameters():
+        if way == "queue" and name.startswith(("slow.", "targets.")):
+            assert parameter.grad is None  # what makes the targets changes slowly or not at all
+            continue
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
 
@@ -275,6 +279,8 @@ def test_a_prediction_shares_no_pixel_with_its_target_and_meets_it_once(way, mon
     model = small_model(grid, similarity="dot", directions=("down", "left"), **WAYS[way])
     images = random(2, 1, 8, 10).requires_grad_()
     seen = record(monkeypatch)
+    # A gradient here alone, to see what targets are made of.
+    monkeypatch.setattr(SlowTargets, "latents", SlowTargets.latents.__wrapped__)
     model(images, generator())
 
     def used(vector):
@@ -345,6 +351,60 @@ def test_the_queue_adds_the_targets_of_earlier_batches():
     output = model.predict(second, generator())
     assert (output.n_candidates == 96).all()
     assert (output.losses > plain.predict(second).losses).all()
+
+
+def test_every_target_beside_a_queue_is_one_of_the_slow_copy():
+    """Also the positive, and without a gradient: age tells nothing."""
+    grid = asymmetric_grid()
+    model = small_model(grid, negatives="queue", queue_size=400, directions=("down",))
+    for parameter in model.slow.parameters():
+        parameter.data.mul_(1.5)
+    pixels = random(2, 1, grid.height, grid.width)
+    patches = grid.extract(pixels)
+    slow_z = model.slow.latents(model.standardise(patches))
+    z = model.latent(model.encode_patches(patches))
+    assert not torch.allclose(z, slow_z)
+    first, second = model(pixels, generator()), model(pixels, generator())
+    kept = model._projected(slow_z.flatten(0, 2), model.targets["down"])
+    stored = model.queues["down"].targets()
+    assert sorted(stored.tolist()) == sorted(kept.repeat(2, 1).tolist())
+
+    context = model.context_of("down")(z)
+    for i, k in enumerate(model.plan["down"]):
+        own = kept.view(*slow_z.shape[:3], -1)[:, k:].flatten(0, 2)
+        predicted = model._as_predictions(model.W["down"][i](context))[:, :-k].flatten(0, 2)
+        for output, candidates in ((first, kept), (second, kept.repeat(2, 1))):
+            scores = predicted @ candidates.T
+            expected = scores.logsumexp(1) - (predicted * own).sum(1)
+            torch.testing.assert_close(output.losses[i], expected.mean().detach())
+
+    second.loss.backward()
+    assert all(p.grad is None for p in model.slow.parameters())
+    assert all(p.grad is None for p in model.targets.parameters())
+    assert all(p.grad is not None for p in model.encoder.parameters())
+    model.eval()
+    torch.testing.assert_close(model(pixels).losses, model.predict(z).losses)
+
+
+def test_the_slow_copy_follows_by_its_momentum():
+    model = small_model(asymmetric_grid(), negatives="queue")
+
+    def pairs():
+        for name in ("encoder", "latent"):
+            slow, fast = (getattr(x, name).parameters() for x in (model.slow, model))
+            yield from zip(slow, fast, strict=True)
+
+    def change():
+        for _, fast in pairs():
+            fast.data.add_(normal(*fast.shape, seed=fast.numel()))
+
+    change()
+    model.slow.follow(model, 0.9)  # the first time at once
+    assert all(torch.equal(slow, fast) for slow, fast in pairs())
+    change()
+    expected = [0.9 * slow + 0.1 * fast for slow, fast in pairs()]
+    model.slow.follow(model, 0.9)
+    torch.testing.assert_close([slow for slow, _ in pairs()], expected)
 
 
 def test_the_queue_neither_serves_nor_grows_in_evaluation():

@@ -114,6 +114,27 @@ def test_the_queue_is_empty_at_the_start_of_every_pass():
     assert seen == 3 * [0, 100, 200]
 
 
+def test_the_copy_behind_a_queue_follows_after_every_batch():
+    seen = []
+
+    class Slow(Callback):
+        def on_batch_begin(self, net, **kwargs):
+            both = net.module_.slow.encoder, net.module_.encoder
+            seen.append([next(x.parameters()).detach().clone() for x in both])
+
+        def __deepcopy__(self, memo):
+            return self
+
+    settings = {"negatives": "queue", "queue_momentum": 0.75, "callbacks": [Slow()]}
+    tiny(max_epochs=2, **settings).fit(images()).partial_fit(images())
+    slow, fast = zip(*seen, strict=True)
+    assert torch.equal(slow[0], fast[0])  # also where the images have set the first layer
+    expected = [fast[0]]
+    for after in fast[1:]:
+        expected.append(0.75 * expected[-1] + 0.25 * after)
+    torch.testing.assert_close(list(slow), expected)
+
+
 def test_hard_negatives_narrow_in_a_straight_line_and_stay_narrow():
     seen = []
 
