@@ -324,7 +324,7 @@ class CPCModel(ContrastiveHeads):
             patches = self._patches(images, generator)
             features = self.encode_patches(patches)
             if self.slow:
-                slow_z = self.slow.latents(self.standardise(patches))
+                slow_z = self.slow.latents(self.standardise(patches), self.accumulate)
         else:
             features = self._embed(self._images(images, generator), self.grid)
         return self.predict(self.latent(features), generator, slow_z)

@@ -188,7 +188,8 @@ class SlowTargets(nn.Module):
         self.has_followed.fill_(True)
 
     @torch.no_grad()
-    def latents(self, patches):
-        """(..., channels, height, width), standardised -> (..., latent)."""
-        lead = patches.shape[:-3]
-        return self.latent(self.encoder(patches.flatten(0, -4))).view(*lead, -1)
+    def latents(self, patches, n_parts=1):
+        """(..., channels, height, width), standardised -> (..., latent), some parts in turn."""
+        parts = [part for part in patches.flatten(0, -4).tensor_split(n_parts) if len(part)]
+        z = torch.cat([self.latent(self.encoder(part)) for part in parts])
+        return z.view(*patches.shape[:-3], -1)
