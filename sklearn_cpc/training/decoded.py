@@ -136,14 +136,12 @@ class DecodedImages(LazyImages):
         rows = rows if self.kept is None else self.kept[rows]
         n = self._workers.n
         n_blocks = min(2 * n, -(-len(rows) // 4)) if n > 1 else 1
-        blocks = np.array_split(rows, max(1, n_blocks))
-        place = 0
-        for block, read in zip(
-            blocks, self._workers.each(readers.arrays, blocks, self.seed), strict=True
-        ):
-            for row, array in zip(block.tolist(), read, strict=True):
-                out[place] = self._like_the_others(row, array)
-                place += 1
+        blocks = np.array_split(np.arange(len(rows)), max(1, n_blocks))
+
+        def put(place, array):
+            out[place] = self._like_the_others(int(rows[place]), array)
+
+        self._workers.put_each(readers.arrays, rows, blocks, self.seed, put)
         return out
 
     def _like_the_others(self, row, array):

@@ -128,14 +128,12 @@ def _seed_all(seed, row):
 
 def _each(read, reader, rows):
     """What a method of the reader gives for each row, or the error that it raises for one image."""
-    results = []
     read = getattr(reader, read)
     for row in rows:
         try:
-            results.append(read(int(row)))
+            yield read(int(row))
         except BrokenImageError as error:
-            results.append(error.with_traceback(None))
-    return results
+            yield error.with_traceback(None)
 
 
 arrays = partial(_each, "array")

@@ -9,7 +9,6 @@ import time
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
@@ -46,9 +45,21 @@ class Threads:
         self._pool = ThreadPoolExecutor(n) if n > 1 else None
 
     def each(self, act, blocks, seed):
-        """What ``act(reader, rows)`` gives for each block of rows, in order."""
-        act = partial(act, self.reader)
-        return map(act, blocks) if self._pool is None else self._pool.map(act, blocks)
+        """The list of what ``act(reader, rows)`` gives, for each block of rows, in order."""
+        return self._map(lambda rows: list(act(self.reader, rows)), blocks)
+
+    def put_each(self, act, rows, blocks, seed, put):
+        """Call ``put(place, result)`` for each place of the blocks, with what its row gives."""
+
+        def read(places):
+            for place, result in zip(places, act(self.reader, rows[places]), strict=True):
+                put(place, result)  # at once: what was read is still in the processor's cache
+
+        for _ in self._map(read, blocks):
+            pass
+
+    def _map(self, function, blocks):
+        return map(function, blocks) if self._pool is None else self._pool.map(function, blocks)
 
 
 class Processes:
@@ -79,7 +90,7 @@ class Processes:
             _begun.get().append(self)
 
     def each(self, act, blocks, seed):
-        """What ``act(reader, rows)`` gives for each block of rows, in order.
+        """The list of what ``act(reader, rows)`` gives, for each block of rows, in order.
 
         Random numbers that an item draws follow from `seed` and its row.
         """
@@ -93,6 +104,13 @@ class Processes:
         finally:
             for each in waiting:
                 each.cancel()
+
+    def put_each(self, act, rows, blocks, seed, put):
+        """As in `Threads`."""
+        each = self.each(act, [rows[places] for places in blocks], seed)
+        for places, results in zip(blocks, each, strict=True):
+            for place, result in zip(places, results, strict=True):
+                put(place, result)
 
     def close(self):
         """End the processes, whatever they are at."""
@@ -182,4 +200,4 @@ def _act(act, rows, seed):
         except Exception as error:
             raise TypeError(_unsendable("what reads the images", error)) from None
     _reader.seed = seed
-    return act(_reader, rows)
+    return list(act(_reader, rows))

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images, decoded, open_images
 from sklearn_cpc.training.decoded import DatasetImages
 from sklearn_cpc.training.feed import TrainingBatches
-from sklearn_cpc.training.lazy import SlicedArray
+from sklearn_cpc.training.lazy import LazyPart, SlicedArray
 from sklearn_cpc.training.read_ahead import read_ahead
 from sklearn_cpc.training.sources import as_paths, check_resize
 
@@ -225,6 +225,27 @@ def test_images_that_are_to_keep_their_rows_are_zeros(paths):
     assert "cannot be read" in files.broken[4]
     assert not read[[0, 4]].any()
     np.testing.assert_array_equal(np.delete(read, [0, 4], 0), np.delete(X, [0, 4], 0))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 7), slice(5, 12), slice(28, 40), slice(30, 40)])
+def test_a_part_has_its_own_rows(rows, paths):
+    spoil(paths[9])
+    files = ImageFiles(paths, broken="zeros")
+    part = LazyPart(files, rows)
+    expected = X.copy()
+    expected[9] = 0
+    assert part.shape == X[rows].shape
+    np.testing.assert_array_equal(part[:], expected[rows])
+    np.testing.assert_array_equal(part[::-2], expected[rows][::-2])
+    assert list(part.broken) == ([4] if rows.start == 5 else [])
+    assert part.channels == "last"
+
+
+def test_a_part_names_images_as_the_whole_does():
+    wide = X[..., 0].astype(np.float32)
+    wide[3, 2, 2] = np.nan
+    with pytest.raises(ValueError, match=r"NaN or infinity \(in dataset\[3\]\)"):
+        LazyPart(DatasetImages(list(wide)), slice(2, 5))[:]
 
 
 @pytest.mark.parametrize("broken", ["drop", "zeros"])
