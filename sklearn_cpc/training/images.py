@@ -167,11 +167,10 @@ class PixelScale:
         """Map pixels to floats, on their device."""
         # float32 would round wide values before the subtraction.
         wide = pixels.dtype.itemsize > (4 if pixels.is_floating_point() else 2)
-        kind = torch.float64 if wide else torch.float32
-        pixels = pixels.to(kind, copy=pixels.dtype == kind)  # to be changed in its place
+        pixels = pixels.to(torch.float64 if wide else torch.float32)
         if self.low:
-            pixels.sub_(self.low)
-        return pixels.div_(self.high - self.low).float()
+            pixels = pixels - self.low
+        return (pixels / (self.high - self.low)).float()
 
 
 def check_finite(images):
