@@ -78,7 +78,7 @@ def memory():
 def feed_of(paths, threads):
     """The feed, and how long the check of all headers took."""
     start = time.process_time()
-    files = ImageFiles(paths, n_threads=threads)
+    files = ImageFiles(paths, n_workers=threads)
     seconds = time.process_time() - start
     images = as_images(files, channels="last")
     return ImageFeed(images, PixelScale.of(images), "cpu"), seconds

@@ -14,6 +14,7 @@ from sklearn_cpc.cli import commands, main
 from sklearn_cpc.cli.outputs import check_output, features_to, read_labels
 from sklearn_cpc.datasets import image_folder
 from sklearn_cpc.estimators.files import written_whole
+from sklearn_cpc.training import decoding
 
 from .estimators.toys import TINY, images, save_images, tiny
 
@@ -154,6 +155,14 @@ def test_transform_writes_features_and_paths(end, folder, model, tmp_path, monke
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_transform_checks_every_file_once(folder, model, tmp_path, monkeypatch):
+    seen, examine = [], decoding.examine
+    monkeypatch.setattr(decoding, "examine", lambda path: seen.append(path) or examine(path))
+    monkeypatch.setattr(commands, "IMAGES_AT_ONCE", 7)
+    assert main(["transform", str(model), str(folder), "-o", str(tmp_path / "a.npy")]) == 0
+    assert sorted(seen) == sorted(paths_of(folder))
+
+
 def test_transform_takes_settings_of_its_own(folder, model, tmp_path):
     output = tmp_path / "features.npy"
     assert (
@@ -174,7 +183,10 @@ def with_broken(folder, tmp_path):
 
 
 @pytest.mark.filterwarnings("default::RuntimeWarning")
-def test_broken_files_end_a_command_or_are_skipped(folder, model, tmp_path, failing, capsys):
+def test_broken_files_end_a_command_or_are_skipped(
+    folder, model, tmp_path, failing, capsys, monkeypatch
+):
+    monkeypatch.setattr(commands, "IMAGES_AT_ONCE", 4)  # the broken one is in the second block
     broken = with_broken(folder, tmp_path)
     output = tmp_path / "features.npy"
     message = "error: 1 of 24 images cannot be read. The first: "

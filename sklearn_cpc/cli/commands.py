@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from ..datasets import image_folder
 from ..estimators import CPCTransformer, recipe
 from ..estimators.files import written_whole
+from ..estimators.inputs import opened
 from ..evaluation import (
     LabelEfficiencyDisplay,
     curve_table,
@@ -26,7 +27,7 @@ from ..evaluation import (
     label_saving,
 )
 from ..evaluation._optional import import_optional
-from ..training import open_images
+from ..training import LazyPart, workers_ended
 from .outputs import FEATURE_FILES, UsageError, check_output, features_to, read_labels
 
 __all__ = ["COMMANDS", "InterruptedFitError", "version"]
@@ -96,13 +97,14 @@ def transform(options):
     estimator = _loaded(options)
     paths = image_folder(options.folder).paths
     names = _relative(paths, options.folder)
-    _check(estimator, paths)
     columns = estimator.get_feature_names_out()
     n_skipped = 0
-    with features_to(output, len(paths), columns) as write:
-        for rows, features in _features(estimator, paths):
-            write(names[rows], features)
-            n_skipped += np.isnan(features[:, 0]).sum()
+    with workers_ended():
+        images = opened(estimator, paths)  # what would end the work is refused before it
+        with features_to(output, len(paths), columns) as write:
+            for rows, features in _features(estimator, images):
+                write(names[rows], features)
+                n_skipped += np.isnan(features[:, 0]).sum()
     if output.suffix == ".npy":
         _write_csv(output.with_suffix(".paths.csv"), ["path"], ([name] for name in names))
     skipped = f"; {n_skipped} cannot be read and have NaN" if n_skipped else ""
@@ -114,7 +116,6 @@ def curve(options):
     output = check_output(options.output)
     estimator = _loaded(options)
     paths, labels = _labelled(options)
-    _check(estimator, paths)
     untrained = clone(estimator).set_params(
         max_epochs=0, random_state=options.seed, device=options.device or "auto"
     )
@@ -122,19 +123,23 @@ def curve(options):
     if options.fractions:
         settings["label_fractions"] = tuple(_fraction(each) for each in options.fractions)
     curves = {}
-    for name, each in (("CPC", estimator), ("untrained encoder", untrained.fit(paths))):
-        features = np.concatenate([block for _, block in _features(each, paths)])
-        kept = np.isfinite(features).all(axis=1)
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-        with redirect_stdout(sys.stderr):
-            curves[name] = label_efficiency_curve(
-                classifier, features[kept], labels[kept], **settings
-            )
+    with workers_ended():
+        images = opened(estimator, paths)
+        for name, each in (("CPC", estimator), ("untrained encoder", untrained.fit(paths))):
+            features = np.concatenate([block for _, block in _features(each, images)])
+            curves[name] = _curve(features, labels, settings)
     print(curve_table(curves))
     saving = label_saving(*curves.values(), random_state=0)
     print(f"\nFewer labels for the best accuracy of the untrained encoder: {saving.text}")
     _write_curves(output, curves)
     _draw(output.with_suffix(".png"), curves)
+
+
+def _curve(features, labels, settings):
+    kept = np.isfinite(features).all(axis=1)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    with redirect_stdout(sys.stderr):
+        return label_efficiency_curve(classifier, features[kept], labels[kept], **settings)
 
 
 def _fraction(number):
@@ -191,30 +196,24 @@ def _loaded(options):
     return _with_settings(estimator, settings)
 
 
-def _check(estimator, paths):
-    """Refuse before the work what would end it."""
-    broken = "zeros" if estimator.broken_images == "skip" else "raise"
-    open_images(list(paths), estimator.resize, broken, estimator.n_workers)
-
-
 def _relative(paths, folder):
     return [Path(path).relative_to(folder).as_posix() for path in paths]
 
 
-def _features(estimator, paths):
+def _features(estimator, images):
     """(rows, features) of blocks of images, with the progress on stderr."""
     start = time.monotonic()
-    for first in range(0, len(paths), IMAGES_AT_ONCE):
+    for first in range(0, len(images), IMAGES_AT_ONCE):
         rows = slice(first, first + IMAGES_AT_ONCE)
         with warnings.catch_warnings():
             # They are counted, and told of in the end.
             warnings.filterwarnings("ignore", ".*their features are NaN", RuntimeWarning)
-            features = np.asarray(estimator.transform(list(paths[rows])))
+            features = np.asarray(estimator.transform(LazyPart(images, rows)))
         yield rows, features.reshape(len(features), -1)
-        n_done = min(rows.stop, len(paths))
+        n_done = min(rows.stop, len(images))
         rate = n_done / (time.monotonic() - start)
-        left = (len(paths) - n_done) / rate
-        _tell(f"{n_done}/{len(paths)} images  {rate:.0f} images/s  {left:.0f} s left")
+        left = (len(images) - n_done) / rate
+        _tell(f"{n_done}/{len(images)} images  {rate:.0f} images/s  {left:.0f} s left")
 
 
 def _labelled(options):

@@ -175,7 +175,7 @@ def _add_shared(parser):
     parser.add_argument(
         "--skip-broken", action="store_true", help="go on without images that cannot be read"
     )
-    parser.add_argument("--workers", type=_positive, metavar="N", help="threads that decode images")
+    parser.add_argument("--workers", type=_positive, metavar="N", help="workers that decode images")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda where there is one")
     parser.add_argument("--traceback", action="store_true", help="for a report of a fault")
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..evaluation.unlabeled import are_signs, labeled_mask
 from ..nn import AUGMENTATIONS, Augmentation
+from ..training import workers_ended
 from . import inputs
 from .fine_tuning import (
     FineTuning,
@@ -236,7 +237,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         labeled, classes, target = self._check_labels(X, y)
         random_state = check_random_state(self.random_state)
         transformer = self._start_transformer(X, int(random_state.randint(2**31 - 1)))
-        with threads(transformer.n_jobs):
+        with threads(transformer.n_jobs), workers_ended():
             fitted = self._learn(transformer, X, labeled, target, len(classes), random_state)
         for name in ("feature_names_in_", *fitted):
             vars(self).pop(name, None)

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from ..training.distributed import join
+from ..training.distributed import in_step, join
+from ..training.in_step import agreed
 from .files import written_whole
 
 __all__ = ["read_shared", "transform_blocks", "transform_shared"]
@@ -88,13 +89,19 @@ def transform_shared(transformer, X, folder=None, *, rows_per_file=100_000):
     ------
     ValueError
         If `rows_per_file` is below 1, or a file that is there has another shape.
+    FailedElsewhereError
+        If it has failed in another process.
     """
     check_is_fitted(transformer)
     if rows_per_file < 1:
         raise ValueError(f"rows_per_file={rows_per_file!r} must be at least 1; pass 100_000.")
-    world = join()
-    if folder is not None:
-        return _write_rows(transformer, X, Path(folder), rows_per_file, world)
+    with in_step():
+        if folder is not None:
+            return _write_rows(transformer, X, Path(folder), rows_per_file, join())
+        return _gathered(transformer, X, join())
+
+
+def _gathered(transformer, X, world):
     n = len(X)
     ends = [n * part // world.size for part in range(world.size + 1)]
     start, stop = ends[world.rank : world.rank + 2]
@@ -106,7 +113,8 @@ def transform_shared(transformer, X, folder=None, *, rows_per_file=100_000):
     padded = torch.zeros(max(sizes), width)
     padded[: len(mine)] = torch.from_numpy(mine)
     parts = [torch.empty_like(padded) for _ in range(world.size)]
-    torch.distributed.all_gather(parts, padded)
+    with agreed():
+        torch.distributed.all_gather(parts, padded)
     return torch.cat([p[:n] for p, n in zip(parts, sizes, strict=True)]).numpy()
 
 
@@ -122,8 +130,6 @@ def _write_rows(transformer, X, folder, rows_per_file, world):
             continue
         with written_whole(path) as temporary, open(temporary, "wb") as file:
             np.save(file, transformer.transform(X[start:stop]))
-    if world.size > 1:
-        torch.distributed.barrier()
 
 
 def _check_shape(path, shape):

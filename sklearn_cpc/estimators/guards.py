@@ -4,6 +4,16 @@ from contextlib import contextmanager
 
 import torch
 
+from ..training import workers_ended
+from ..training.distributed import in_step
+
+
+@contextmanager
+def fitting(estimator):
+    """A call that changes the estimator, in all processes alike, or in none."""
+    with all_or_nothing(estimator), in_step(), workers_ended():
+        yield
+
 
 @contextmanager
 def all_or_nothing(estimator):

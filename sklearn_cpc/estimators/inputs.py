@@ -5,10 +5,33 @@ import warnings
 import numpy as np
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ..training import LazyImages, as_images, open_images
+from ..training import ImageFiles, LazyImages, as_images, open_images
+from ..training.colours import NAMES
 from ..training.images import as_array, check_finite
 
 FIRST_MAPS = 64  # channels of the encoders' first layers
+
+
+def opened(estimator, X, reset=False, skipped="zeros"):
+    """X as `LazyImages` where it is not in memory, see `check_images`."""
+    widens = estimator.mixed_channels == "widen"
+    return open_images(
+        X,
+        estimator.resize,
+        skipped if estimator.broken_images == "skip" else "raise",
+        estimator.n_workers,
+        estimator.channels,
+        worker_kind=estimator.worker_kind,
+        widens=widens,
+        n_channels=_channels_to_hold(estimator) if widens and not reset else None,
+    )
+
+
+def _channels_to_hold(estimator):
+    """Channels that grey or coloured files are brought to; None where those of fit are others."""
+    n_channels = estimator.image_shape_[2]
+    has_colours = getattr(estimator, "training_data_", {}).get("has_colours", n_channels in NAMES)
+    return n_channels if has_colours else None
 
 
 def check_images(estimator, X, reset, skipped="drop"):
@@ -17,8 +40,7 @@ def check_images(estimator, X, reset, skipped="drop"):
     Images that cannot be read, and are to be skipped, are left out; read as zeros, which keeps
     the rows (`skipped="zeros"`); or refused all the same (`skipped="raise"`).
     """
-    broken = skipped if estimator.broken_images == "skip" else "raise"
-    X = open_images(X, estimator.resize, broken, estimator.n_workers, estimator.channels)
+    X = opened(estimator, X, reset, skipped)
     is_lazy = isinstance(X, LazyImages)
     if not (hasattr(X, "iloc") or _is_sparse(X)):
         X = as_array(X)
@@ -55,11 +77,14 @@ def check_images(estimator, X, reset, skipped="drop"):
 def description(images):
     """What can be said of training images in words and numbers."""
     data = images.data
-    return {
+    said = {
         "n_images": len(images),
         "dtype": np.dtype(data.dtype).name,
         "image_shape": [int(n) for n in data.shape[1:]],
     }
+    if isinstance(data, ImageFiles):
+        said["has_colours"] = data.has_colours
+    return said
 
 
 def _flat_shape(estimator):

@@ -29,6 +29,7 @@ FREE = {
     "compile",
     "device",
     "image_shape",
+    "mixed_channels",  # the images are told by themselves
     "n_jobs",
     "n_workers",
     "output",
@@ -37,6 +38,7 @@ FREE = {
     "transform_stride",
     "verbose",
     "warm_start",
+    "worker_kind",
 }
 ROWS_COMPARED = 16
 
@@ -131,7 +133,7 @@ class LongRun:
         ValueError
             If the folder cannot be used, or holds another training.
         """
-        self._check_kept_by_all(net.device)
+        self._check_kept_by_all()
         if not self.is_kept or not net.module_.plan:
             yield
             return
@@ -150,9 +152,10 @@ class LongRun:
             self.keeper = CheckpointKeeper(folder, self.estimator.checkpoint_every, about)
             yield
 
-    def _check_kept_by_all(self, device):
+    def _check_kept_by_all(self):
         """Refuse what only some of several processes would wait for."""
-        if greatest(int(bool(self.is_kept)), device) and greatest(int(not self.is_kept), device):
+        some, not_all = greatest(int(bool(self.is_kept))), greatest(int(not self.is_kept))
+        if some and not_all:
             raise ValueError(
                 f"checkpoint={self.estimator.checkpoint!r} here, but not alike in all processes: a "
                 "folder, or None, must be given to all; pass the same everywhere, process 0 alone "

@@ -11,12 +11,19 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from ..nn import n_pooled, pool_images
-from ..training import ImageFeed, PixelScale, TrainingSettings, held_out_bound, train
+from ..training import (
+    ImageFeed,
+    PixelScale,
+    TrainingSettings,
+    held_out_bound,
+    train,
+    workers_ended,
+)
 from ..training.distributed import shared_random_state
 from ..training.memory import blocks_that_fit
 from . import building, inputs, planning, resuming
 from .constraints import CONSTRAINTS
-from .guards import all_or_nothing, threads
+from .guards import fitting, threads
 from .names import with_near_miss
 
 __all__ = ["CPCTransformer"]
@@ -58,9 +65,24 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         `partial_fit` and `score` read every image once before they begin, and leave out those that
         cannot be read; in `transform` and `embed_patches` their features are NaN. Both warn, with
         the number.
+    mixed_channels : {"raise", "widen"}, default="raise"
+        What is done about image files of which some are grey, RGB, or with transparency, and others
+        not. "raise": they are refused. "widen": all become what holds each of them without loss,
+        which the headers tell before anything else is done: grey is repeated in three channels
+        where any file has colour, and where any has transparency the others are opaque. Later
+        files are brought to the channels of `fit`, or refused where those cannot hold them. Files
+        of 8 and of 16 bits stay apart, and so do channels that are no colours, as a TIFF's pages.
     n_workers : int or None, default=None
-        Threads that decode image files, ahead of the training; the result is the same for any
+        Workers that decode image files, ahead of the training; the result is the same for any
         number. None: one for each core, at most 16.
+    worker_kind : {"thread", "process"}, default="thread"
+        "thread": files are decoded in threads of this process, which is right for them, and items
+        of a dataset are asked for by a single one. "process": either is read in `n_workers`
+        processes, which is faster where a dataset's own Python code takes the time. They start in
+        seconds, without a copy of this process, for each call on images, and hold a copy of the
+        dataset each, which must pickle. The result is the same for either kind, unless items
+        draw random numbers: in processes these follow from the pass and the row, for any number
+        of them; a thread draws from the global generators.
     patch_size : int, (int, int) or "auto", default="auto"
         Pixels of a patch. "auto": about 7x7 patches at half overlap, see
         `sklearn_cpc.nn.PatchGrid`.
@@ -329,7 +351,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         channels="auto",
         resize=None,
         broken_images="raise",
+        mixed_channels="raise",
         n_workers=None,
+        worker_kind="thread",
         patch_size="auto",
         patch_stride="auto",
         transform_stride="auto",
@@ -391,7 +415,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.channels = channels
         self.resize = resize
         self.broken_images = broken_images
+        self.mixed_channels = mixed_channels
         self.n_workers = n_workers
+        self.worker_kind = worker_kind
         self.patch_size = patch_size
         self.patch_stride = patch_stride
         self.transform_stride = transform_stride
@@ -467,8 +493,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             of a data frame. PNG, JPEG, TIFF, BMP, GIF, WebP, PPM and JPEG 2000 are read by pillow,
             and by tifffile what of TIFF pillow cannot. The pages of a TIFF are channels; palettes
             become RGB, or RGBA where they have transparency; CMYK becomes RGB; black and white
-            becomes 0 and 255. Colour PNGs of 16 bits are read with 8, as pillow does. Numbers of
-            channels must not differ.
+            becomes 0 and 255. Colour PNGs of 16 bits are read by imagecodecs where it is
+            installed, else with 8 bits and a warning. Channels may differ with `mixed_channels`.
         y : None
             Ignored.
 
@@ -487,7 +513,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             If the loss is not finite; an earlier fit is kept.
         """
         self._validate_params()
-        with all_or_nothing(self), threads(self.n_jobs):
+        with fitting(self), threads(self.n_jobs):
             if self.warm_start and hasattr(self, "net_"):
                 return self._continue(X, self.max_epochs, self.warmup)
             return self._start(X, self.max_epochs, self.warmup)
@@ -507,7 +533,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self : CPCTransformer
         """
         self._validate_params()
-        with all_or_nothing(self), threads(self.n_jobs):
+        with fitting(self), threads(self.n_jobs):
             if hasattr(self, "net_"):
                 return self._continue(X, 1, None, is_pass=True)
             return self._start(X, 1, None, is_pass=True)
@@ -607,19 +633,20 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         features : ndarray of shape (n, n_features_out), float32
         """
-        images, grid = inputs.images_and_grid(self, X)
-        width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
-        if width != self._n_features_out:
-            raise ValueError(
-                f"pooling={self.pooling!r} gives {width} features for images of "
-                f"{grid.height}x{grid.width} pixels and {self._n_features_out} for those of "
-                "fit; pass images of one size, or pooling='max'."
-            )
-        out = np.empty((len(images), width), dtype=np.float32)
-        for rows, features in self._embedded(images, grid, self._pooled):
-            out[rows] = features.cpu().numpy()
-        inputs.mark_broken(images, out, stacklevel=4)
-        return out
+        with workers_ended():
+            images, grid = inputs.images_and_grid(self, X)
+            width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
+            if width != self._n_features_out:
+                raise ValueError(
+                    f"pooling={self.pooling!r} gives {width} features for images of "
+                    f"{grid.height}x{grid.width} pixels and {self._n_features_out} for those of "
+                    "fit; pass images of one size, or pooling='max'."
+                )
+            out = np.empty((len(images), width), dtype=np.float32)
+            for rows, features in self._embedded(images, grid, self._pooled):
+                out[rows] = features.cpu().numpy()
+            inputs.mark_broken(images, out, stacklevel=4)
+            return out
 
     def embed_patches(self, X):
         """Features of every patch, before pooling.
@@ -635,12 +662,13 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Or as wide as `output` says. On the grid of `transform_stride`; pooling over rows and
             columns gives `transform`.
         """
-        images, grid = inputs.images_and_grid(self, X)
-        out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
-        for rows, features in self._embedded(images, grid, self._on_grid):
-            out[rows] = features.cpu().numpy()
-        inputs.mark_broken(images, out, stacklevel=3)
-        return out
+        with workers_ended():
+            images, grid = inputs.images_and_grid(self, X)
+            out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
+            for rows, features in self._embedded(images, grid, self._on_grid):
+                out[rows] = features.cpu().numpy()
+            inputs.mark_broken(images, out, stacklevel=3)
+            return out
 
     def score(self, X, y=None):
         """Lower bound on the mutual information of contexts and targets, in nats.
@@ -661,19 +689,20 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             the number N of candidates. 0 where the grid leaves nothing to predict.
         """
         check_is_fitted(self)
-        images = inputs.check_images(self, X, reset=False)
-        if images.shape != self.image_shape_:
-            raise ValueError(
-                f"X has images of shape {images.shape}, fit had {self.image_shape_}; score needs "
-                "images of the same size."
-            )
-        model = self.net_.module_
-        if not model.plan:
-            return 0.0
-        feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
-        batch_size = self.net_.batch_size if self.batch_size == "auto" else self.batch_size
-        with threads(self.n_jobs):
-            return held_out_bound(self.net_, feed, np.arange(len(images)), batch_size)
+        with workers_ended():
+            images = inputs.check_images(self, X, reset=False)
+            if images.shape != self.image_shape_:
+                raise ValueError(
+                    f"X has images of shape {images.shape}, fit had {self.image_shape_}; score "
+                    "needs images of the same size."
+                )
+            model = self.net_.module_
+            if not model.plan:
+                return 0.0
+            feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
+            batch_size = self.net_.batch_size if self.batch_size == "auto" else self.batch_size
+            with threads(self.n_jobs):
+                return held_out_bound(self.net_, feed, np.arange(len(images)), batch_size)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`.

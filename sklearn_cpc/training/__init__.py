@@ -6,11 +6,12 @@ from .decoded import ImageFiles
 from .feed import ImageFeed
 from .held_out import HeldOut, held_out_bound, split_rows
 from .images import Images, PixelScale, as_images
-from .lazy import LazyImages
+from .lazy import LazyImages, LazyPart
 from .logs import CSVLog, ProgressBar, TensorBoardLog
 from .net import CPCNet, TrainingSettings, train
 from .probe_recorder import ProbeRecorder
 from .sources import open_images
+from .workers import WorkerError, workers_ended
 
 __all__ = [
     "CPCNet",
@@ -22,11 +23,13 @@ __all__ = [
     "ImageFiles",
     "Images",
     "LazyImages",
+    "LazyPart",
     "PixelScale",
     "ProbeRecorder",
     "ProgressBar",
     "TensorBoardLog",
     "TrainingSettings",
+    "WorkerError",
     "as_images",
     "digest",
     "held_out_bound",
@@ -34,4 +37,5 @@ __all__ = [
     "split_rows",
     "train",
     "trained_weights",
+    "workers_ended",
 ]

@@ -2,20 +2,17 @@
 
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 
-from . import decoding
+from . import colours, deep_png, readers
 from .decoding import BrokenImageError
 from .lazy import LazyImages
+from .workers import make_workers
 
 __all__ = ["DatasetImages", "ImageFiles"]
 
 ROWS_OF_A_CHECK = 2**16
-# Threads that decode, at most: beyond that they wait for one another.
-MOST_THREADS = 16
 
 
 class DecodedImages(LazyImages):
@@ -23,43 +20,51 @@ class DecodedImages(LazyImages):
 
     Parameters
     ----------
-    items : sequence
-        One for each image.
-    size : (int, int) or None
-        Height and width that all are brought to, see `decoding.resized`.
+    reader : FileReader or ItemReader
+        Of one image.
     broken : {"raise", "drop", "zeros"}
         What is done about an item that cannot be read. "raise": it is named. "drop": all items
         are read once, and those that cannot be are left out, with a warning. "zeros": it is
         read as zeros, and found in `broken`.
-    n_threads : int
-        Threads that decode. The images are the same for any number.
+    workers : Threads or Processes
+        The images are the same for any number of either.
+
+    Attributes
+    ----------
+    has_colours : bool
+        Whether all channels are known to be grey or RGB, and perhaps transparency.
     """
 
     channels = "last"
+    widens = False  # whether grey and coloured images may be side by side
 
-    def __init__(self, items, size, broken, n_threads):
-        self.items = items
-        self.size = size
+    def __init__(self, reader, broken, workers):
+        self.reader = reader
+        self.items = reader.items
+        self.size = reader.size
         self.lenient = broken == "zeros"
-        self._threads = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
-        self.n_threads = n_threads
+        self._workers = workers
         rows, kind = self._check(broken == "drop")
-        self.kept = None if len(rows) == len(items) else rows
-        shape, dtype = kind
-        super().__init__((len(rows), *shape), dtype)
+        kind = self._final(kind)
+        self.kept = None if len(rows) == len(self.items) else rows
+        self.has_colours = kind.has_colours
+        super().__init__((len(rows), *kind.shape), kind.dtype)
 
     def _check(self, drop):
-        """Rows to go on with, and the shape and dtype that all have."""
-        kinds = self._each(self._kind_by_reading if drop else self._kind, self._rows_to_check(drop))
-        first, failed, n_broken = None, None, 0
+        """Rows to go on with, and the `ImageKind` that holds all."""
+        act = readers.kinds_by_reading if drop else readers.kinds
+        first, common, failed, n_broken, shallow = None, None, None, 0, []
         good = np.ones(len(self.items), bool)
-        for row, kind in kinds:
+        for row, kind in self._each(act, self._rows_to_check(drop)):
             if isinstance(kind, BrokenImageError):
                 failed, n_broken, good[row] = failed or kind, n_broken + 1, False
-            elif first is None:
-                first = row, kind
-            elif kind != first[1]:
-                raise ValueError(self._difference(*first, row, kind))
+                continue
+            if kind.loses_bits:
+                shallow.append(row)
+            if first is None:
+                first, common = (row, kind), kind
+            elif kind != common:
+                common = self._joined(first, common, row, kind)
         if first is None or (failed and not (drop or self.lenient)):
             raise BrokenImageError(
                 f"{n_broken} of {len(self.items)} images cannot be read. The first: {failed} Or "
@@ -70,35 +75,44 @@ class DecodedImages(LazyImages):
                 f"{n_broken} of {len(self.items)} images cannot be read and are left out. The "
                 f"first: {failed}",
                 RuntimeWarning,
-                stacklevel=8,
+                stacklevel=9,
             )
+        if shallow:
+            name = self.reader.name(shallow[0])
+            text = deep_png.warning(len(shallow), len(self.items), name)
+            warnings.warn(text, RuntimeWarning, stacklevel=9)
         rows = np.flatnonzero(good) if drop else np.arange(len(self.items))
-        return rows, first[1]
+        return rows, common
 
     def _rows_to_check(self, drop):
         return range(len(self.items))
 
+    def _final(self, kind):
+        """The kind that all are brought to."""
+        return kind
+
     def _each(self, act, rows):
-        """(row, what `act` gives for it or the error it raises), in order, by all threads."""
+        """(row, what `act` gives for it), in order, by all workers."""
         for window in _cut(rows, ROWS_OF_A_CHECK):
             blocks = _cut(window, 64)
-            for block, results in zip(blocks, self._map(_caught, act, blocks), strict=True):
-                yield from zip(block, results, strict=True)
+            results = self._workers.each(act, blocks, self.seed)
+            for block, found in zip(blocks, results, strict=True):
+                yield from zip(block, found, strict=True)
 
-    def _map(self, act, first, blocks):
-        if self._threads is None:
-            return (act(first, block) for block in blocks)
-        return self._threads.map(lambda block: act(first, block), blocks)
-
-    def _kind_by_reading(self, row):
-        array = self._read(row)
-        return array.shape, array.dtype
+    def _joined(self, first, common, row, kind):
+        """What holds this image and all before it, or an error that names two."""
+        both = colours.joined(common, kind) if self.widens else None
+        if both is None and kind[:2] == common[:2]:  # where the meaning of channels differs
+            both = common._replace(has_colours=False)
+        if both is None:
+            raise ValueError(self._difference(*first, row, kind))
+        return both
 
     def _difference(self, row, kind, other, other_kind):
         """Words for two images that cannot be in one array."""
-        (height, width, n_channels), dtype = kind
-        (other_height, other_width, n_other), other_dtype = other_kind
-        one, two = self._item_name(row), self._item_name(other)
+        height, width, n_channels = kind.shape
+        other_height, other_width, n_other = other_kind.shape
+        one, two = self.reader.name(row), self.reader.name(other)
         if (height, width) != (other_height, other_width):
             side = min(height, width, other_height, other_width)
             return (
@@ -106,66 +120,53 @@ class DecodedImages(LazyImages):
                 f"{other_height}x{other_width} (height x width); pass resize={side}, or another "
                 "size, which scales and crops all to it."
             )
+        way_out = "convert them to one kind, for example by PIL.Image.convert('RGB')."
+        if not self.widens and colours.joined(kind, other_kind) is not None:
+            way_out = (
+                "pass mixed_channels='widen', which repeats grey as colours and loses nothing, or "
+                f"{way_out}"
+            )
         return (
-            f"The images are of mixed kinds: {one} has {n_channels} channels of {dtype} and {two} "
-            f"{n_other} of {other_dtype}; convert them to one kind, for example by "
-            "PIL.Image.convert('RGB')."
+            f"The images are of mixed kinds: {one} has {n_channels} channels of {kind.dtype} and "
+            f"{two} {n_other} of {other_kind.dtype}; {way_out}"
         )
 
     def _rows(self, rows):
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
         rows = rows if self.kept is None else self.kept[rows]
-        n_blocks = min(2 * self.n_threads, -(-len(rows) // 4)) if self._threads else 1
+        n = self._workers.n
+        n_blocks = min(2 * n, -(-len(rows) // 4)) if n > 1 else 1
         blocks = np.array_split(np.arange(len(rows)), max(1, n_blocks))
-        for _ in self._map(self._fill, (out, rows), blocks):
-            pass
+
+        def put(place, array):
+            out[place] = self._like_the_others(int(rows[place]), array)
+
+        self._workers.put_each(readers.arrays, rows, blocks, self.seed, put)
         return out
 
-    def _fill(self, out_and_rows, block):
-        out, rows = out_and_rows
-        for place in block:
-            out[place] = self._like_the_others(int(rows[place]))
-
-    def _like_the_others(self, row):
-        try:
-            array = self._read(row)
-            if array.shape != self.shape[1:] or array.dtype != self.dtype:
-                raise BrokenImageError(
-                    f"{self._item_name(row)} has shape {array.shape} and dtype {array.dtype}, the "
-                    f"others {self.shape[1:]} and {self.dtype}; replace it, or leave it out."
-                )
-        except BrokenImageError as error:
-            if not self.lenient:
-                raise
-            self.broken[row] = str(error)
-            return 0
-        return array
+    def _like_the_others(self, row, array):
+        """What was read, as wide as all others; zeros where it cannot be."""
+        error = array
+        if not isinstance(array, BrokenImageError):
+            if self.widens and self.has_colours:
+                array = colours.widened(array, self.shape[3])
+            if array.shape == self.shape[1:] and array.dtype == self.dtype:
+                return array
+            error = BrokenImageError(
+                f"{self.reader.name(row)} has shape {array.shape} and dtype {array.dtype}, the "
+                f"others {self.shape[1:]} and {self.dtype}; replace it, or leave it out."
+            )
+        if not self.lenient:
+            raise error
+        self.broken[row] = str(error)
+        return 0
 
     def _name(self, row):
-        return self._item_name(row if self.kept is None else self.kept[row])
-
-    def _item_name(self, row):
-        return f"image {row}"
-
-    def _kind(self, row):
-        raise NotImplementedError
-
-    def _read(self, row):
-        raise NotImplementedError
+        return self.reader.name(row if self.kept is None else self.kept[row])
 
 
 def _cut(rows, length):
     return [rows[start : start + length] for start in range(0, len(rows), length)]
-
-
-def _caught(act, rows):
-    results = []
-    for row in rows:
-        try:
-            results.append(act(row))
-        except BrokenImageError as error:
-            results.append(error.with_traceback(None))
-    return results
 
 
 class ImageFiles(DecodedImages):
@@ -174,32 +175,52 @@ class ImageFiles(DecodedImages):
     Parameters
     ----------
     paths : sequence of str or Path
-    size, broken
+    size : (int, int) or None, default=None
+        Height and width that all are brought to, see `decoding.resized`.
+    broken
         As in `DecodedImages`.
-    n_threads : int or None, default=None
+    n_workers : int or None, default=None
         None: one for each core that the process may use, at most 16.
+    worker_kind : {"thread", "process"}, default="thread"
+    widens : bool, default=False
+        Whether grey and coloured files, with and without transparency, may be side by side: all
+        are brought to what holds each of them without loss, see `colours.widened`.
+    n_channels : int or None, default=None
+        With `widens`: channels, 1 to 4, that all must be brought to.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, or the files differ.
     """
 
-    def __init__(self, paths, size=None, broken="raise", n_threads=None):
-        paths = [os.fspath(path) for path in paths]
-        super().__init__(paths, size, broken, n_threads or min(MOST_THREADS, n_cores()))
+    def __init__(
+        self,
+        paths,
+        size=None,
+        broken="raise",
+        n_workers=None,
+        worker_kind="thread",
+        *,
+        widens=False,
+        n_channels=None,
+    ):
+        self.widens = widens
+        self.n_channels = n_channels
+        reader = readers.FileReader([os.fspath(path) for path in paths], size)
+        super().__init__(reader, broken, make_workers(worker_kind, n_workers, reader))
 
-    def _kind(self, row):
-        (height, width, n_channels), dtype = decoding.header(self.items[row])
-        return (*(self.size or (height, width)), n_channels), dtype
-
-    def _read(self, row):
-        array = decoding.pixels(self.items[row])
-        return array if self.size is None else decoding.resized(array, self.size)
-
-    def _item_name(self, row):
-        return self.items[row]
-
-
-def n_cores():
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    def _final(self, kind):
+        wanted, has = self.n_channels, kind.shape[2]
+        if wanted is None or not (self.widens and kind.has_colours):
+            return kind
+        if colours.union(has, wanted) != wanted:
+            raise ValueError(
+                f"Some of the images are {colours.NAMES[has]}, and those of fit were "
+                f"{colours.NAMES[wanted]}, which cannot hold them; convert them, or fit anew with "
+                "such images among them."
+            )
+        return kind._replace(shape=(*kind.shape[:2], wanted))
 
 
 class DatasetImages(DecodedImages):
@@ -207,54 +228,37 @@ class DatasetImages(DecodedImages):
 
     An item is an image, or a tuple that begins with one: a tensor of shape (channels, height,
     width), an array of shape (height, width, channels), either of (height, width), or a pillow
-    image. Items are asked for by one thread, in an order that the seed fixes, for a dataset may
-    draw random numbers.
+    image. In this process items are asked for by one thread, in an order that the seed fixes, for
+    a dataset may draw random numbers. Processes of their own draw for each item from generators
+    that the pass and the row fix.
 
     Parameters
     ----------
     dataset : Dataset or sequence of items
-    size, broken
-        As in `DecodedImages`.
+    size, broken, n_workers, worker_kind
+        As in `ImageFiles`.
     channels : {"auto", "first", "last"}, default="auto"
         Where tensors and arrays have their channels, if not as above.
+
+    Raises
+    ------
+    TypeError
+        If the dataset cannot be sent to processes.
     """
 
-    def __init__(self, dataset, size=None, broken="raise", channels="auto"):
-        self._channels_given = channels
-        super().__init__(dataset, size, broken, 1)
+    def __init__(
+        self,
+        dataset,
+        size=None,
+        broken="raise",
+        channels="auto",
+        n_workers=None,
+        worker_kind="thread",
+    ):
+        reader = readers.ItemReader(dataset, size, channels)
+        n_workers = 1 if worker_kind == "thread" else n_workers
+        super().__init__(reader, broken, make_workers(worker_kind, n_workers, reader))
 
     def _rows_to_check(self, drop):
         # Items have no headers: all are read only where they are to be dropped.
         return range(len(self.items)) if drop else range(min(1, len(self.items)))
-
-    _kind = DecodedImages._kind_by_reading
-
-    def _read(self, row):
-        try:
-            array = self._pixels(self.items[row])
-        except BrokenImageError:
-            raise
-        except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise BrokenImageError(
-                f"{self._item_name(row)} cannot be read ({what:.200}); replace it, or leave it out."
-            ) from error
-        return array if self.size is None else decoding.resized(array, self.size)
-
-    def _pixels(self, item):
-        image = item[0] if isinstance(item, tuple | list) else item
-        if hasattr(image, "getbands"):
-            return decoding.array_of(image)
-        is_tensor = isinstance(image, torch.Tensor)
-        array = image.detach().cpu().numpy() if is_tensor else np.asarray(image)
-        if array.ndim not in (2, 3) or array.dtype.kind not in "buif":
-            raise TypeError(f"shape {array.shape} and dtype {array.dtype} are no image's")
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if array.ndim == 2:
-            return array[:, :, np.newaxis]
-        where = self._channels_given
-        is_first = where == "first" or (where == "auto" and is_tensor)
-        return array.transpose(1, 2, 0) if is_first else array
-
-    def _item_name(self, row):
-        return f"dataset[{row}]"

@@ -6,10 +6,13 @@ import sys
 from functools import wraps
 from importlib import import_module
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["BrokenImageError", "array_of", "header", "pixels", "resized"]
+from . import deep_png
+
+__all__ = ["BrokenImageError", "ImageKind", "array_of", "examine", "header", "pixels", "resized"]
 
 # Of what pillow knows, that which needs no other program; EPS would start one.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -35,12 +38,39 @@ MODES = {
 }
 CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "PA": "RGBA", "La": "LA"}
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: those that swap height and width
+# Modes whose channels are grey or red, green and blue, and perhaps transparency.
+COLOURS = {"L", "LA", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 BITS_PER_SAMPLE = 258
+RGB_PHOTOMETRIC = 2  # of a TIFF
 OFFSETS_AND_LENGTHS = ((273, 279), (324, 325))  # of a TIFF's strips, and of its tiles
 
 
 class BrokenImageError(ValueError):
     """One image cannot be read; all others may be."""
+
+
+class ImageKind(NamedTuple):
+    """What is known of an image before it is decoded.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+        Height, width, channels.
+    dtype : numpy.dtype
+    has_colours : bool
+        Whether the channels are known to be grey or RGB, and perhaps transparency.
+    loses_bits : bool
+        Whether fewer bits are read than there are.
+    """
+
+    shape: tuple
+    dtype: np.dtype
+    has_colours: bool = False
+    loses_bits: bool = False
+
+    def of_size(self, size):
+        """The same of another height and width."""
+        return self._replace(shape=(*size, self.shape[2]))
 
 
 def _naming_the_file(read):
@@ -64,20 +94,30 @@ def _naming_the_file(read):
 
 
 @_naming_the_file
-def header(path):
-    """Shape (height, width, channels) and dtype of an image file, without decoding it.
+def examine(path):
+    """The `ImageKind` of an image file, without decoding it.
 
     A PNG or JPEG that does not end as a whole file does is decoded, to see whether it can be.
     """
     with open(path, "rb") as file:
         image = _image(file)
         if image is None:
-            return _read_by_tifffile(path, _shape_and_dtype)
+            return _read_by_tifffile(path, _kind_of_series)
+        n_deep = _n_deep_channels(file) if image.format == "PNG" else 0
         kinds = [_kind_of_page(page) for page in _pages(image)]
         if not _has_end(image, file):
             image.seek(0)
             image.load()
-        return _joined(kinds)
+        shape, dtype = _joined(kinds)
+        has_colours = len(kinds) == 1 and _target_mode(image) in COLOURS
+        if n_deep and deep_png.can_be_read():
+            return ImageKind((*shape[:2], n_deep), np.dtype(np.uint16), True)
+        return ImageKind(shape, dtype, has_colours, bool(n_deep))
+
+
+def header(path):
+    """Shape (height, width, channels) and dtype of an image file, see `examine`."""
+    return examine(path)[:2]
 
 
 @_naming_the_file
@@ -88,9 +128,13 @@ def pixels(path):
     transparency, as do CMYK and YCbCr; black and white becomes 0 and 255. Images are turned
     upright as EXIF says. Of an animation the first frame is taken.
     """
-    image = _image(io.BytesIO(_content(path)))  # from memory: pillow reads bit by bit
+    content = _content(path)
+    image = _image(io.BytesIO(content))  # from memory: pillow reads bit by bit
     if image is None:
         return _read_by_tifffile(path, _whole)
+    if (n_channels := deep_png.n_channels(content)) and deep_png.can_be_read():
+        _check_size((*image.size, n_channels))
+        return deep_png.read(content, image)
     if image.format != "TIFF":
         return _of_right_size(array_of(image))
     pages = [array_of(page) for page in _pages(image)]
@@ -245,6 +289,14 @@ def _of_right_size(array):
     return array
 
 
+def _n_deep_channels(file):
+    place = file.tell()
+    file.seek(0)
+    start = file.read(32)
+    file.seek(place)
+    return deep_png.n_channels(start)
+
+
 def _has_end(image, file):
     """Whether the file goes on to where its pixels end; for formats that show it."""
     if image.format == "TIFF":
@@ -275,10 +327,14 @@ def _read_by_tifffile(path, read):
         return read(series)
 
 
-def _shape_and_dtype(series):
+def _kind_of_series(series):
     sizes = dict(zip(series.axes, series.shape, strict=True))
     n_channels = int(np.prod(series.shape)) // (sizes["Y"] * sizes["X"])
-    return (sizes["Y"], sizes["X"], n_channels), np.dtype(series.dtype).newbyteorder("=")
+    page = series.keyframe
+    is_colour = page.photometric == RGB_PHOTOMETRIC and page.samplesperpixel in (3, 4)
+    has_colours = n_channels == 1 or (is_colour and n_channels == page.samplesperpixel)
+    shape = sizes["Y"], sizes["X"], n_channels
+    return ImageKind(shape, np.dtype(series.dtype).newbyteorder("="), has_colours)
 
 
 def _whole(series):

@@ -58,6 +58,11 @@ class ImageFeed(Dataset):
         else:
             yield from map(self.batch, indices)
 
+    def begin_pass(self, seed):
+        """Let what items draw at random, where they are read elsewhere, follow from this seed."""
+        if isinstance(self.images.data, LazyImages):
+            self.images.data.seed = seed
+
     def blocks(self, size, start=0):
         """All images from `start` on in order, `size` at a time."""
         starts = range(start, len(self), size)
@@ -126,6 +131,7 @@ class TrainingBatches:
 
     def _begin(self, seed):
         self.seed = seed
+        self.feed.begin_pass(seed)
         self.n_given = 0
         self.generator = torch.Generator(self.feed.device).manual_seed(seed)
 

@@ -168,7 +168,9 @@ class PixelScale:
         # float32 would round wide values before the subtraction.
         wide = pixels.dtype.itemsize > (4 if pixels.is_floating_point() else 2)
         pixels = pixels.to(torch.float64 if wide else torch.float32)
-        return ((pixels - self.low) / (self.high - self.low)).float()
+        if self.low:
+            pixels = pixels - self.low
+        return (pixels / (self.high - self.low)).float()
 
 
 def check_finite(images):

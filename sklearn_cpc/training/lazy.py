@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["LazyImages", "SlicedArray"]
+__all__ = ["LazyImages", "LazyPart", "SlicedArray"]
 
 ROWS_AT_ONCE = 256
 
@@ -16,8 +16,11 @@ class LazyImages:
     dtype : numpy.dtype
     broken : dict of int to str
         Rows that could not be read so far, and why; they are read as zeros.
+    seed : int
+        That of the pass, from which random numbers of items that are read elsewhere follow.
     """
 
+    seed = 0
     channels = None  # where the kind of images says it: "first" or "last"
 
     def __init__(self, shape, dtype):
@@ -61,6 +64,32 @@ class LazyImages:
 
     def _rows(self, rows):
         raise NotImplementedError
+
+
+class LazyPart(LazyImages):
+    """Some rows of what was opened, and checked, as a whole.
+
+    Parameters
+    ----------
+    whole : LazyImages
+    rows : slice
+        With a step of 1.
+    """
+
+    def __init__(self, whole, rows):
+        self.whole = whole
+        self.start, stop, _ = rows.indices(len(whole))
+        super().__init__((max(0, stop - self.start), *whole.shape[1:]), whole.dtype)
+        self.channels = whole.channels
+
+    def _rows(self, rows):
+        read = self.whole._rows(rows + self.start)
+        known = self.whole.broken
+        self.broken |= {row: known[row + self.start] for row in rows if row + self.start in known}
+        return read
+
+    def _name(self, row):
+        return self.whole._name(row + self.start)
 
 
 class SlicedArray(LazyImages):

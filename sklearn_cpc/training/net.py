@@ -23,9 +23,10 @@ from .callbacks import (
     StopRequest,
     WeightAverage,
 )
-from .distributed import greatest, is_main_process, join
+from .distributed import is_main_process, join
 from .feed import TrainingBatches
 from .held_out import HeldOut
+from .in_step import greatest, tell
 from .memory import OutOfMemory, smaller_parts
 from .parallel import FINE, FULL, SPOILED, DataParallel, ElsewhereError, SharedRecord
 from .shards import largest_part
@@ -160,7 +161,7 @@ class CPCNet(NeuralNet):
             error, mine = raised, SPOILED
         except ElsewhereError as heard:
             worst = heard.worst
-        worst = greatest(mine, self.device) if worst is None else worst
+        worst = greatest(mine) if worst is None else worst
         if worst == FULL:
             return None, error if mine == FULL else OutOfMemory("in another process")
         if worst == SPOILED:
@@ -270,7 +271,9 @@ def train(net, feed, settings, keeper=None):
                 net.fit_loop(parts, epochs=settings.n_epochs - n_done)
     except _Enough:
         pass
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if parallel is not None and stop.is_sudden:
+            tell(interrupt)
         _interrupted(net, settings, stop, keeper)
     finally:
         net.notify("on_train_end")

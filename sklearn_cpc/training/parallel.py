@@ -6,7 +6,8 @@ from torch import distributed as dist
 
 from ..nn import TargetQueue
 from .callbacks import EpochRecord, StopRequest
-from .distributed import draw_apart, greatest, join
+from .distributed import draw_apart, join
+from .in_step import agreed
 from .shards import ShardedAugmentation, ShardedFeed
 
 __all__ = ["FINE", "FULL", "SPOILED", "DataParallel", "ElsewhereError", "SharedRecord"]
@@ -178,10 +179,10 @@ class _Gathered(torch.autograd.Function):
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in shard.sizes]
         # A process that has run out of memory does not come here: it says so instead.
-        worst = greatest(FINE, x.device)
-        if worst != FINE:
-            raise ElsewhereError(worst)
-        dist.all_gather(parts, padded)
+        with agreed(FINE) as worst:
+            if worst != FINE:
+                raise ElsewhereError(worst)
+            dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, shard.sizes, strict=True)])
 
     @staticmethod
@@ -208,7 +209,8 @@ def _in_buckets(tensors, send):
         of_kind[-1].append(tensor)
     for bucket in (bucket for of_kind in buckets.values() for bucket in of_kind):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-        send(flat)
+        with agreed():
+            send(flat)
         parts = flat.split([tensor.numel() for tensor in bucket])
         for tensor, part in zip(bucket, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
@@ -227,7 +229,8 @@ def _check_alike(net, feed):
         "weights": sum(p.numel() for p in net.module_.parameters()),
     }
     everyone = [None] * world.size
-    dist.all_gather_object(everyone, mine)
+    with agreed():
+        dist.all_gather_object(everyone, mine)
     for rank, theirs in enumerate(everyone):
         for name, value in theirs.items():
             if value != everyone[0][name]:

@@ -140,7 +140,13 @@ def _opened(X, rows, training):
     paths = as_paths(X)
     if paths is None:
         return as_array(X)[rows]
-    return ImageFiles([paths[row] for row in rows], getattr(training, "size", None))
+    widens = getattr(training, "widens", False)
+    return ImageFiles(
+        [paths[row] for row in rows],
+        getattr(training, "size", None),
+        widens=widens,
+        n_channels=training.shape[-1] if widens else None,
+    )
 
 
 def _labeled(X, y, name):

@@ -13,7 +13,17 @@ from .lazy import LazyImages, SlicedArray
 __all__ = ["as_paths", "check_resize", "open_images"]
 
 
-def open_images(X, resize=None, broken="raise", n_threads=None, channels="auto"):
+def open_images(
+    X,
+    resize=None,
+    broken="raise",
+    n_workers=None,
+    channels="auto",
+    *,
+    worker_kind="thread",
+    widens=False,
+    n_channels=None,
+):
     """What is not in memory as `LazyImages`; anything else as it is.
 
     Parameters
@@ -23,7 +33,7 @@ def open_images(X, resize=None, broken="raise", n_threads=None, channels="auto")
         items, an array that is read in slices, or anything else.
     resize : int, (int, int) or None, default=None
         See `check_resize`. For files and items of datasets; arrays are of one size.
-    broken, n_threads, channels
+    broken, n_workers, channels, worker_kind, widens, n_channels
         See `ImageFiles` and `DatasetImages`.
 
     Raises
@@ -31,19 +41,21 @@ def open_images(X, resize=None, broken="raise", n_threads=None, channels="auto")
     ValueError
         If a file cannot be read, files differ in size or kind, or X is a single path.
     TypeError
-        If X is a dataset without length.
+        If X is a dataset without length, or cannot be sent to worker processes.
     """
     size = check_resize(resize)
     paths = as_paths(X)
     if paths is not None:
-        return ImageFiles(paths, size, broken, n_threads)
+        return ImageFiles(
+            paths, size, broken, n_workers, worker_kind, widens=widens, n_channels=n_channels
+        )
     if isinstance(X, Dataset) or _is_items(X):
         if isinstance(X, IterableDataset) or not hasattr(X, "__len__"):
             raise TypeError(
                 f"X={type(X).__name__} has no length and no items by number; pass a dataset with "
                 "__len__ and __getitem__, for training goes through the images in random order."
             )
-        return DatasetImages(X, size, broken, channels)
+        return DatasetImages(X, size, broken, channels, n_workers, worker_kind)
     return SlicedArray(X) if _is_sliced(X) else X
 
 

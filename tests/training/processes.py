@@ -19,7 +19,7 @@ from sklearn_cpc import CPCTransformer
 from sklearn_cpc.estimators.collections import transform_shared
 from sklearn_cpc.training.distributed import alone, is_main_process, join
 
-from . import kept_processes
+from . import failing_processes, kept_processes
 
 SETTINGS = {
     "n_components": 8,
@@ -77,6 +77,10 @@ def fitted(settings):
     FirstGradient.kept = None
     cpc = CPCTransformer(**SETTINGS | settings, callbacks=[FirstGradient()]).fit(X)
     return cpc.set_params(callbacks=None), X
+
+
+def fitted_weights():
+    return flat(fitted({})[0].net_.module_.parameters())
 
 
 def result(settings):
@@ -181,6 +185,8 @@ def main(folder):
         np.savez(folder / f"alone-{rank}.npz", **result(CASES["groups"] | {"batch_size": 7}))
     (folder / f"told-{rank}.json").write_text(json.dumps(told))
     kept_processes.main(folder, rank)
+    failing = failing_processes.main(folder, rank)
+    (folder / f"failing-{rank}.json").write_text(json.dumps(failing))
     first, second = unseeded()
     np.savez(
         folder / f"others-{rank}.npz",

@@ -14,11 +14,13 @@ import torch
 from sklearn_cpc.estimators.building import resolve_device
 from sklearn_cpc.estimators.collections import read_shared
 from sklearn_cpc.training import distributed
+from sklearn_cpc.training import in_step as in_step_module
 from sklearn_cpc.training.distributed import World, alone, join, smallest_part
+from sklearn_cpc.training.in_step import FailedElsewhereError, in_step
 
 from . import processes
 from .kept_processes import KEPT, ROOM, gone_on
-from .processes import CASES, fitted, flat, pixels, refusal, result
+from .processes import CASES, fitted, fitted_weights, pixels, refusal, result
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -104,10 +106,6 @@ def test_ctrl_c_in_one_process_ends_the_training_of_all(told, others):
             "learned by then."
         ]
     assert (others[0]["interrupted"] != fitted_weights()).any()
-
-
-def fitted_weights():
-    return flat(fitted({})[0].net_.module_.parameters())
 
 
 def test_a_loss_that_is_no_number_in_one_process_ends_the_training_of_all(told):
@@ -246,6 +244,71 @@ def test_memory_that_is_too_small_in_one_process_makes_smaller_parts_in_all(name
     for each in kept:
         parts = [message.split("batches in ")[1][:7] for message in each["rooms"][name]]
         assert parts == ["2 parts", "4 parts"]
+
+
+@pytest.fixture
+def failing(folder):
+    """What each process said about errors in one."""
+    return [json.loads((folder / f"failing-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+ELSEWHERE = "FailedElsewhereError: Process {} of 2 has failed, and the others end with it: "
+MISSING = "BrokenImageError: 1 of 1 images cannot be read. The first: none.png is no file; check"
+OTHER_PIXELS = "ValueError: X has images of 1x1 pixels, smaller than the patches of the fit"
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("event", ["train", "batch", "last", "epoch", "end"])
+def test_an_error_in_one_process_ends_all_and_is_told(event, gather, failing):
+    error = f"ArithmeticError: lost in {event}"
+    assert failing[1][f"{event} {gather}"] == error
+    assert failing[0][f"{event} {gather}"] == ELSEWHERE.format(1) + error
+
+
+@pytest.mark.parametrize(
+    ("name", "failed", "message"),
+    [
+        ("header", 1, MISSING),
+        ("number 0", 0, MISSING),
+        ("data", 1, "BrokenImageError: dataset["),
+        ("memory", 1, OTHER_PIXELS),
+        ("shards", 1, OTHER_PIXELS),
+    ],
+)
+def test_an_error_in_the_images_of_one_process_ends_all(name, failed, message, failing):
+    assert failing[failed][name].startswith(message)
+    assert failing[1 - failed][name].startswith(ELSEWHERE.format(failed) + message)
+
+
+def test_an_error_of_all_processes_is_each_ones_own(failing):
+    for each in failing:
+        assert each["both"].startswith(MISSING)
+
+
+def test_a_second_ctrl_c_in_one_process_ends_the_others_with_an_error(failing):
+    assert failing[1]["interrupt"] == "fitted ['Training was interrupted']"
+    assert failing[0]["interrupt"] == ELSEWHERE.format(1) + "KeyboardInterrupt"
+
+
+def test_processes_are_in_step_after_errors(folder):
+    for rank in (0, 1):
+        np.testing.assert_allclose(
+            np.load(folder / f"after failing-{rank}.npy"), fitted_weights(), atol=ATOL["weights"]
+        )
+
+
+def test_a_process_that_does_not_answer_is_told_of(monkeypatch):
+    def lost(*args):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(in_step_module, "join", lambda: World(0, 2))
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo")
+    monkeypatch.setattr(torch.distributed, "all_reduce", lost)
+    message = r"Another process does not answer, it has died or cannot be reached \(Connection cl"
+    with pytest.raises(FailedElsewhereError, match=message), in_step():
+        pass
+    with pytest.raises(ZeroDivisionError), in_step():  # what was wrong here is what is said
+        _ = 1 / 0
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images, decoded, open_images
 from sklearn_cpc.training.decoded import DatasetImages
 from sklearn_cpc.training.feed import TrainingBatches
-from sklearn_cpc.training.lazy import SlicedArray
+from sklearn_cpc.training.lazy import LazyPart, SlicedArray
 from sklearn_cpc.training.read_ahead import read_ahead
 from sklearn_cpc.training.sources import as_paths, check_resize
 
@@ -77,8 +77,8 @@ INDICES = [
 @pytest.mark.parametrize("kind", ["files", "threads", "dataset", "slices", "chunks"])
 def test_rows_are_those_of_the_array(kind, index, paths):
     made = {
-        "files": lambda: ImageFiles(paths, n_threads=1),
-        "threads": lambda: ImageFiles(paths, n_threads=3),
+        "files": lambda: ImageFiles(paths, n_workers=1),
+        "threads": lambda: ImageFiles(paths, n_workers=3),
         "dataset": lambda: DatasetImages(Items(lambda image: image)),
         "slices": lambda: SlicedArray(OnlySlices(X)),
         "chunks": lambda: SlicedArray(OnlySlices(X, chunks=(7, 8, 8, 3))),
@@ -193,7 +193,7 @@ def test_the_first_of_missing_files_is_named(threads, paths):
         "broken_images='skip'."
     )
     with pytest.raises(ValueError) as caught:
-        ImageFiles(paths, n_threads=threads)
+        ImageFiles(paths, n_workers=threads)
     assert str(caught.value) == message
 
 
@@ -209,7 +209,7 @@ def test_dropped_images_are_left_out_with_a_warning(threads, paths):
     Path(paths[9]).unlink()
     assert ImageFiles([*paths[:9], *paths[10:]]).shape[0] == 29  # the header does not show it
     with pytest.warns(RuntimeWarning, match=r"2 of 30 images cannot be read and are left out. The"):
-        files = ImageFiles(paths, broken="drop", n_threads=threads)
+        files = ImageFiles(paths, broken="drop", n_workers=threads)
     good = np.delete(np.arange(30), [4, 9])
     assert files.shape == (28, 8, 8, 3)
     np.testing.assert_array_equal(files[:], X[good])
@@ -219,12 +219,33 @@ def test_dropped_images_are_left_out_with_a_warning(threads, paths):
 def test_images_that_are_to_keep_their_rows_are_zeros(paths):
     spoil(paths[4])
     Path(paths[0]).unlink()
-    files = ImageFiles(paths, broken="zeros", n_threads=2)
+    files = ImageFiles(paths, broken="zeros", n_workers=2)
     read = files[:]
     assert sorted(files.broken) == [0, 4]
     assert "cannot be read" in files.broken[4]
     assert not read[[0, 4]].any()
     np.testing.assert_array_equal(np.delete(read, [0, 4], 0), np.delete(X, [0, 4], 0))
+
+
+@pytest.mark.parametrize("rows", [slice(0, 7), slice(5, 12), slice(28, 40), slice(30, 40)])
+def test_a_part_has_its_own_rows(rows, paths):
+    spoil(paths[9])
+    files = ImageFiles(paths, broken="zeros")
+    part = LazyPart(files, rows)
+    expected = X.copy()
+    expected[9] = 0
+    assert part.shape == X[rows].shape
+    np.testing.assert_array_equal(part[:], expected[rows])
+    np.testing.assert_array_equal(part[::-2], expected[rows][::-2])
+    assert list(part.broken) == ([4] if rows.start == 5 else [])
+    assert part.channels == "last"
+
+
+def test_a_part_names_images_as_the_whole_does():
+    wide = X[..., 0].astype(np.float32)
+    wide[3, 2, 2] = np.nan
+    with pytest.raises(ValueError, match=r"NaN or infinity \(in dataset\[3\]\)"):
+        LazyPart(DatasetImages(list(wide)), slice(2, 5))[:]
 
 
 @pytest.mark.parametrize("broken", ["drop", "zeros"])
@@ -234,7 +255,7 @@ def test_nothing_is_left_where_nothing_can_be_read(broken):
 
 
 def test_a_file_that_breaks_after_the_check_is_named(paths):
-    files = ImageFiles(paths, n_threads=2)
+    files = ImageFiles(paths, n_workers=2)
     spoil(paths[7])
     with pytest.raises(ValueError, match=r"007.png cannot be read as an image"):
         files[:]
@@ -262,7 +283,8 @@ def test_mixed_kinds_name_two_files_and_the_way_out(paths, tmp_path):
     grey = save_images(X[:1, ..., 0], tmp_path / "grey")
     message = (
         f"The images are of mixed kinds: {paths[0]} has 3 channels of uint8 and {grey[0]} 1 of "
-        "uint8; convert them to one kind, for example by PIL.Image.convert('RGB')."
+        "uint8; pass mixed_channels='widen', which repeats grey as colours and loses nothing, or "
+        "convert them to one kind, for example by PIL.Image.convert('RGB')."
     )
     with pytest.raises(ValueError) as caught:
         ImageFiles([*paths, *grey], size=(6, 6))
@@ -272,7 +294,7 @@ def test_mixed_kinds_name_two_files_and_the_way_out(paths, tmp_path):
 def test_the_check_goes_on_from_window_to_window(paths, monkeypatch):
     monkeypatch.setattr(decoded, "ROWS_OF_A_CHECK", 7)
     with pytest.raises(ValueError, match=r"2 of 32 images .* The first: a is no file"):
-        ImageFiles([*paths, "a", "b"], n_threads=2)
+        ImageFiles([*paths, "a", "b"], n_workers=2)
 
 
 def test_pixels_that_are_not_finite_are_named(paths, tmp_path):
@@ -357,7 +379,7 @@ def feed_of(source):
 
 
 def test_a_feed_of_files_gives_what_the_array_gives(paths):
-    feeds = [feed_of(X), feed_of(ImageFiles(paths, n_threads=1)), feed_of(ImageFiles(paths))]
+    feeds = [feed_of(X), feed_of(ImageFiles(paths, n_workers=1)), feed_of(ImageFiles(paths))]
     assert len({feed.scale for feed in feeds}) == 1
     passes = [list(TrainingBatches(feed, 7, np.random.RandomState(0))) for feed in feeds]
     for expected, *found in zip(*passes, strict=True):
@@ -370,9 +392,9 @@ def test_a_feed_of_files_gives_what_the_array_gives(paths):
 
 def test_the_scale_of_eight_bits_needs_few_files(paths, monkeypatch):
     monkeypatch.setattr("sklearn_cpc.training.images.ROWS_FOR_MOMENTS", 10)
-    files, seen = ImageFiles(paths, n_threads=1), []
-    read = files._read
-    files._read = lambda row: seen.append(row) or read(row)
+    files, seen = ImageFiles(paths, n_workers=1), []
+    read = files.reader.pixels
+    files.reader.pixels = lambda row: seen.append(row) or read(row)
     assert PixelScale.of(as_images(files, channels="last")) == PixelScale.of(as_images(X))
     assert seen == list(range(0, 30, 3))
 
@@ -380,7 +402,7 @@ def test_the_scale_of_eight_bits_needs_few_files(paths, monkeypatch):
 def test_an_epoch_over_files_holds_a_few_batches_only(tmp_path):
     """250 images of 96 KiB, 23 MiB in all, in batches of 0.75 MiB."""
     big = np.zeros((1, 128, 256, 3), np.uint8)
-    feed = feed_of(ImageFiles(save_images(big, tmp_path) * 250, n_threads=2))
+    feed = feed_of(ImageFiles(save_images(big, tmp_path) * 250, n_workers=2))
     tracemalloc.start()
     for _ in TrainingBatches(feed, 8, np.random.RandomState(0)):
         pass
