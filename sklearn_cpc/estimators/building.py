@@ -341,18 +341,21 @@ def epochs(history):
 
 
 @contextmanager
-def compiled(wanted, net, feed):
-    """Compile the encoder while training, if that is wanted and possible."""
+def compiled(wanted, net, feed, settings):
+    """Compile the encoder while training, if that is wanted and possible.
+
+    The call is compiled, not the module: names of weights and what is pickled stay as they are.
+    """
     encoder = net.module_.encoder
-    if wanted:
+    if wanted and not net.module_.greedy:  # whose stages are called one by one
         try:
             encoder.compile()
-            with torch.inference_mode(), net.autocast():
-                net.module_.embed(feed.batch(slice(1)))
+            _try_gradient(net, feed, settings)
         except Exception as error:
             encoder._compiled_call_impl = None
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(
-                f"compile=True: torch.compile failed here ({error!r:.200}); training goes on "
+                f"compile=True: torch.compile failed here ({reason:.200}); training goes on "
                 "without it.",
                 RuntimeWarning,
                 stacklevel=5,
@@ -361,3 +364,22 @@ def compiled(wanted, net, feed):
         yield
     finally:
         encoder._compiled_call_impl = None
+
+
+def _try_gradient(net, feed, settings):
+    """Run the encoder forward and backward once, on a batch of the size of those to come.
+
+    What is compiled is compiled here, then, and a failure is known before anything is trained.
+    """
+    model, device = net.module_.train(), torch.device(net.device)
+    n_images = len(feed) if settings.rows is None else len(settings.rows)
+    n_batches = -(-n_images // settings.batch_size)
+    images = feed.batch(slice(-(-n_images // n_batches)))
+    buffers = {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        with net.autocast():
+            features = model.encode_patches(model.grid.extract(images))
+        weights = [p for p in model.encoder.parameters() if p.requires_grad]
+        torch.autograd.grad(features.sum(), weights, allow_unused=True)
+    model.encoder.load_state_dict(buffers, strict=False)

@@ -247,7 +247,10 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Of matrix products, in training and after. "auto": bf16 on CUDA, float32 on the CPU. CPUs
         with bf16 instructions (AVX512-BF16, AMX) train faster with "bf16".
     compile : bool, default=False
-        Compile the encoder with `torch.compile` in training; falls back with a warning.
+        Compile the encoder with `torch.compile` in training, which takes a compiler and up to
+        minutes at the start of each; not with `greedy`, nor where patches share their computation
+        (`augment="none"` with encoder="conv"). Where it fails, training goes on without it, with
+        a warning that says why. The results differ by rounding.
     n_jobs : int or None, default=None
         CPU threads of torch. None: torch's own choice.
     warm_start : bool, default=False
@@ -606,7 +609,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)
-            with building.own_generators(net), building.compiled(self.compile, net, feed):
+            compiled = building.compiled(self.compile, net, feed, settings)
+            with building.own_generators(net), compiled:
                 train(net, feed, settings, run.keeper)
         self._keep_net(net)
 

@@ -29,7 +29,12 @@ class _Shrinking(nn.Conv2d):
             return super().forward(x)
         tiles = x.permute(0, 2, 3, 1).unflatten(2, (-1, cols)).unflatten(1, (-1, rows))
         tiles = tiles.transpose(2, 3).flatten(3)  # (n, height, width, rows * cols * channels)
-        return F.linear(tiles, self.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
+        return F.linear(tiles, _as_matrix(self)).permute(0, 3, 1, 2)
+
+
+def _as_matrix(convolution):
+    """Its weights for windows as rows, (filters, rows * cols * channels)."""
+    return convolution.weight.permute(0, 2, 3, 1).flatten(1)
 
 
 class ConvEncoder(nn.Module):
@@ -91,10 +96,40 @@ class ConvEncoder(nn.Module):
         he_init_(self)
 
     def forward(self, patches):
-        maps = self.body(patches.contiguous(memory_format=torch.channels_last))
+        if self._has_tiles(patches):
+            maps = self._body_in_tiles(patches)
+        else:
+            maps = self.body(patches.contiguous(memory_format=torch.channels_last))
         # One window: the convolution is a matrix product, and faster as one.
-        weight = self.head.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.relu(F.linear(maps.permute(0, 2, 3, 1).flatten(1), weight, self.head.bias))
+        rows = maps.permute(0, 2, 3, 1).flatten(1)
+        return F.relu(F.linear(rows, _as_matrix(self.head), self.head.bias))
+
+    def _has_tiles(self, patches):
+        """Whether the first halving takes in tiles of the first maps, and windows are small."""
+        if patches.requires_grad or len(self.body) < 6:
+            return False
+        first, halving = self.body[0], self.body[3]
+        sizes = zip(patches.shape[2:], first.kernel_size, first.stride, strict=True)
+        maps = [(size - kernel) // stride + 1 for size, kernel, stride in sizes]
+        tiles = halving.kernel_size == halving.stride
+        tiles &= all(m % k == 0 for m, k in zip(maps, halving.kernel_size, strict=True))
+        return tiles and first.weight[0].numel() <= first.out_channels
+
+    def _body_in_tiles(self, patches):
+        """The body as products of rows: windows of pixels, few numbers, are laid out tile by tile.
+
+        The first maps, many numbers, are then where the halving wants them, and are not moved.
+        """
+        first, norm, _, halving = self.body[:4]
+        (height, width), (down, across) = first.kernel_size, first.stride
+        pixels = patches.permute(0, 2, 3, 1).contiguous()
+        windows = pixels.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3)
+        rows, cols = halving.kernel_size
+        tiles = windows.unflatten(2, (-1, cols)).unflatten(1, (-1, rows)).transpose(2, 3)
+        # (n, tile rows, tile cols, rows, cols, window)
+        maps = norm.of_rows(F.linear(tiles.flatten(5), _as_matrix(first)))
+        maps = F.linear(F.relu_(maps).flatten(3), _as_matrix(halving))
+        return self.body[4:](maps.permute(0, 3, 1, 2))
 
     @torch.no_grad()
     def whiten_(self, images, regularisation=0.01):

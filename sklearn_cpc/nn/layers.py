@@ -24,9 +24,11 @@ class ChannelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        x = x.permute(0, 2, 3, 1)
-        x = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2)
+        return self.of_rows(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def of_rows(self, x):
+        """The same with the channels last, (..., channels) in and out."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 def make_group_norm(n_channels, eps=1e-5, affine=True):

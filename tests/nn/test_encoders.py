@@ -83,6 +83,28 @@ def test_conv_is_its_slow_twin(size):
     np.testing.assert_allclose(reference.array(encoder(patches)), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (8, 12), (50, 50)])
+def test_the_body_in_tiles_is_the_body(size):
+    encoder = make_encoder("conv", 3, size, 16)
+    patches = normal(2, 3, *size)
+    whole = patches.clone().requires_grad_()  # whose gradient takes the other way
+    assert encoder._has_tiles(patches)
+    assert not encoder._has_tiles(whole)
+    features, expected = encoder(patches), encoder(whole)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+    weights = list(encoder.parameters())
+    gradients = torch.autograd.grad(features.square().sum(), weights)
+    others = torch.autograd.grad(expected.square().sum(), weights)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-4 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(("n_channels", "size"), [(3, (4, 4)), (3, (9, 9)), (12, (8, 8))])
+def test_no_tiles_without_a_halving_that_tiles_or_with_wide_windows(n_channels, size):
+    encoder = make_encoder("conv", n_channels, size, 16)
+    assert not encoder._has_tiles(normal(2, n_channels, *size))
+
+
 def test_channel_norm_is_its_slow_twin():
     norm = ChannelNorm(6)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from sklearn_cpc.nn import (
     AUGMENTATIONS,
@@ -172,6 +173,21 @@ def test_predict_is_its_slow_twin(similarity, temperature):
     np.testing.assert_allclose(output.losses.numpy(), losses, **CLOSE)
     np.testing.assert_allclose(output.accuracies.numpy(), accuracies, rtol=1e-6)
     assert output.n_candidates.tolist() == [2 * 4 * 6] * len(model.heads)
+
+
+def test_vectors_of_a_length_are_normalised_ones():
+    x = normal(3, 4, 6).double()
+    x[0, 0] = 0
+    x.requires_grad_()
+    weights = normal(3, 4, 6).double()
+    y, expected = heads_module._OfLength.apply(x, 2.5), 2.5 * F.normalize(x, dim=-1)
+    torch.testing.assert_close(y, expected)
+    for row in (slice(1), slice(1, 3)):  # of zeros; of others
+        parts = [
+            torch.autograd.grad((weights * v)[row].sum(), x, retain_graph=True)[0]
+            for v in (y, expected)
+        ]
+        torch.testing.assert_close(*parts)
 
 
 def test_predict_in_groups_of_images_is_its_slow_twin():
