@@ -61,9 +61,10 @@ class DecodedImages(LazyImages):
             elif kind != first[1]:
                 raise ValueError(self._difference(*first, row, kind))
         if first is None or (failed and not (drop or self.lenient)):
+            way_out = "" if drop or self.lenient else " Or pass broken_images='skip'."
             raise BrokenImageError(
-                f"{n_broken} of {len(self.items)} images cannot be read. The first: {failed} Or "
-                "pass broken_images='skip'."
+                f"{n_broken} of {len(self.items)} images cannot be read. The first: "
+                f"{failed}{way_out}"
             ) from failed
         if failed and drop:
             warnings.warn(
@@ -106,10 +107,11 @@ class DecodedImages(LazyImages):
                 f"{other_height}x{other_width} (height x width); pass resize={side}, or another "
                 "size, which scales and crops all to it."
             )
+        are_pictures = max(n_channels, n_other) <= 4 and dtype == other_dtype == np.uint8
+        how = "for example by PIL.Image.convert('RGB')" if are_pictures else "or leave some out"
         return (
             f"The images are of mixed kinds: {one} has {n_channels} channels of {dtype} and {two} "
-            f"{n_other} of {other_dtype}; convert them to one kind, for example by "
-            "PIL.Image.convert('RGB')."
+            f"{n_other} of {other_dtype}; convert them to one kind, {how}."
         )
 
     def _rows(self, rows):
