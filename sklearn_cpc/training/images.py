@@ -205,7 +205,7 @@ def _float_range(images):
 
 
 def _check_no_mark(rows, least, greatest, first):
-    """Refuse the ends of float32 and float64: marks of missing pixels, beside which all is equal."""
+    """Refuse the ends of float32 and float64, marks of missing pixels that dwarf all others."""
     ends = np.finfo(rows.dtype)
     if ends.bits < 32 or (least > ends.min and greatest < ends.max):
         return
