@@ -34,8 +34,10 @@ def load_colour_digits(
 
     Parameters
     ----------
-    n_train, n_test : int, default=4000, 1000
-        Number of images of each part, at least 10.
+    n_train : int, default=4000
+        Number of images to train on, at least 10.
+    n_test : int, default=1000
+        Number of images of other digits, at least 10.
     image_size : int, default=32
         Height and width in pixels, at least 16.
     noise : float, default=0.5

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from contextlib import contextmanager
+from numbers import Real
 
 import numpy as np
 import torch
@@ -133,7 +134,8 @@ def build_net(estimator, image_shape, scale, random_state):
     """
     settings = model_settings(estimator, image_shape, scale)
     betas = tuple(estimator.betas)
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+    are_shares = all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas)
+    if len(betas) != 2 or not are_shares:
         raise ValueError(
             f"betas={estimator.betas!r} must be two numbers from 0 to below 1; pass (0.9, 0.999)."
         )
@@ -143,7 +145,7 @@ def build_net(estimator, image_shape, scale, random_state):
         **{f"module__{name}": value for name, value in settings.items()},
         optimizer=OPTIMIZERS[estimator.optimizer],
         optimizer__weight_decay=estimator.weight_decay,
-        optimizer__betas=betas,
+        optimizer__betas=tuple(map(float, betas)),  # torch refuses 0 beside 0.999
         optimizer__eps=estimator.eps,
         lr=estimator.learning_rate,
         batch_size=given_batch_size(estimator),
@@ -247,7 +249,21 @@ def resolve_device(device):
             f"device={device!r} must be a device of this machine, and torch finds no CUDA device; "
             "pass device='auto'."
         )
-    return local_cuda() if device == "cuda" else device
+    device = local_cuda() if device == "cuda" else device
+    _check_device(device)
+    return device
+
+
+def _check_device(device):
+    """Refuse what torch knows by name but cannot compute on here."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"device={device!r} must be a device of this machine that torch can compute on: "
+            f"{reason:.200}; pass device='auto'."
+        ) from error
 
 
 def resolve_precision(precision, device):

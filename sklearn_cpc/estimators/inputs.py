@@ -7,9 +7,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..training import ImageFiles, LazyImages, as_images, open_images
 from ..training.colours import NAMES
-from ..training.images import as_array, check_finite
+from ..training.images import as_array, check_finite, pixel_range
 
 FIRST_MAPS = 64  # channels of the encoders' first layers
+SMALL_SHARE = 0.01  # of the range of fit: pixels of another dtype in less are of another scale
 
 
 def opened(estimator, X, reset=False, skipped="zeros"):
@@ -44,6 +45,7 @@ def check_images(estimator, X, reset, skipped="drop"):
     is_lazy = isinstance(X, LazyImages)
     if not (hasattr(X, "iloc") or _is_sparse(X)):
         X = as_array(X)
+    _refuse_masked(X)
     if X.ndim == 2:
         if is_lazy:
             stand_in = np.broadcast_to(np.float32(0), X.shape)
@@ -53,7 +55,9 @@ def check_images(estimator, X, reset, skipped="drop"):
         if reset:
             return as_images(X, estimator.image_shape, estimator.channels)
         channels = "first" if estimator.channels_first_ else "last"
-        return as_images(X, _flat_shape(estimator), channels)
+        images = as_images(X, _flat_shape(estimator), channels)
+        _warn_of_another_range(estimator, images)
+        return images
     if X.ndim < 2 or X.dtype.kind not in "buif":
         # scikit-learn's words for what is no image: a vector, text, objects.
         X = validate_data(estimator, X, reset=reset, allow_nd=True)
@@ -67,11 +71,42 @@ def check_images(estimator, X, reset, skipped="drop"):
         stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
         validate_data(estimator, stand_in, reset=reset, skip_check_array=True)
     if not reset and images.shape[2] != estimator.image_shape_[2]:
+        where = "first" if images.channels_first else "last"
+        axes = f", the {where} axis of {tuple(X.shape[1:])}" if X.ndim == 4 else ""
         raise ValueError(
-            f"X has images of {images.shape[2]} channels, but CPCTransformer was fitted on "
+            f"X has images of {images.shape[2]} channels{axes}, but CPCTransformer was fitted on "
             f"images of {estimator.image_shape_[2]}; pass the same channels as in fit."
         )
+    if not (reset or is_lazy):  # which is not read twice
+        _warn_of_another_range(estimator, images)
     return images
+
+
+def _refuse_masked(X):
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"X is a masked array with {np.ma.count_masked(X)} masked pixels, and a mask would be "
+            "lost; pass X.filled(value)."
+        )
+
+
+def _warn_of_another_range(estimator, images):
+    """Say so where pixels of another dtype are not scaled as in fit."""
+    scale, dtype = estimator.pixel_scale_, np.dtype(images.data.dtype).name
+    trained = (getattr(estimator, "training_data_", None) or {}).get("dtype", dtype)
+    if dtype == trained:
+        return
+    low, high = pixel_range(images)
+    span = scale.high - scale.low
+    is_outside = low < scale.low - span or high > scale.high + span
+    if is_outside or 0 < high - low < SMALL_SHARE * span:
+        warnings.warn(
+            f"X has {dtype} pixels from {low:g} to {high:g}, and fit had {trained} pixels that are "
+            f"taken to be from {scale.low:g} to {scale.high:g}; bring X to the range of fit, or "
+            "its features mean little.",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def description(images):

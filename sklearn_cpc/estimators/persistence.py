@@ -4,6 +4,7 @@ import json
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -166,6 +167,10 @@ def _safetensors(caller):
 def _read(path):
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}; pass a file that CPCTransformer.save wrote.")
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("sklearn_cpc", "{}"))

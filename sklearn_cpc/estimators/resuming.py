@@ -94,6 +94,10 @@ class LongRun:
         self.estimator = estimator
         self.images = images
         self.rows = self.held_out = self.keeper = None
+        if estimator.checkpoint == "":
+            raise ValueError(
+                "checkpoint='' must be a folder or None; pass '.' for the working directory."
+            )
         self.is_kept = estimator.checkpoint is not None and n_epochs and not is_pass
         self.settings = kept_settings(estimator) if self.is_kept else None
         if estimator.early_stopping and n_epochs and not is_pass:

@@ -226,6 +226,11 @@ def make_encoder(encoder, n_channels, patch_size, n_components, norm="auto"):
             )
         return adopt_encoder(encoder, n_channels, patch_size, n_components, norm == "frozen")
     check_name("encoder", encoder, ENCODERS)
+    if norm == "frozen":
+        raise ValueError(
+            "encoder_norm='frozen' is for an encoder of your own that was trained, and "
+            f"encoder={encoder!r} starts anew; pass encoder_norm='auto', or a module."
+        )
     check_name("encoder_norm", norm, ("auto", *NORMS))
     if encoder == "conv":
         if norm not in ("auto", "layer"):

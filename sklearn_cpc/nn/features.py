@@ -25,8 +25,10 @@ class ImageFeatures(nn.Module):
     n_channels : int
     channels_first : bool
         Whether an image is (channels, height, width) and not (height, width, channels).
-    pooling, output : str
-        See `pool` and `CPCModel.embed`.
+    pooling : str, default="max"
+        See `pool`.
+    output : str, default="features"
+        See `CPCModel.embed`.
     flip : bool, default=False
         See `pool_images`.
     """

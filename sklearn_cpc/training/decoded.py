@@ -66,9 +66,10 @@ class DecodedImages(LazyImages):
             elif kind != common:
                 common = self._joined(first, common, row, kind)
         if first is None or (failed and not (drop or self.lenient)):
+            way_out = "" if drop or self.lenient else " Or pass broken_images='skip'."
             raise BrokenImageError(
-                f"{n_broken} of {len(self.items)} images cannot be read. The first: {failed} Or "
-                "pass broken_images='skip'."
+                f"{n_broken} of {len(self.items)} images cannot be read. The first: "
+                f"{failed}{way_out}"
             ) from failed
         if failed and drop:
             warnings.warn(
@@ -120,7 +121,10 @@ class DecodedImages(LazyImages):
                 f"{other_height}x{other_width} (height x width); pass resize={side}, or another "
                 "size, which scales and crops all to it."
             )
-        way_out = "convert them to one kind, for example by PIL.Image.convert('RGB')."
+        are_bytes = kind.dtype == other_kind.dtype == np.uint8
+        are_pictures = are_bytes and max(n_channels, n_other) <= 4
+        how = "for example by PIL.Image.convert('RGB')" if are_pictures else "or leave some out"
+        way_out = f"convert them to one kind, {how}."
         if not self.widens and colours.joined(kind, other_kind) is not None:
             way_out = (
                 "pass mixed_channels='widen', which repeats grey as colours and loses nothing, or "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import isqrt
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -119,6 +120,8 @@ def _flat_shape(n_pixels, image_shape):
             f"image_shape={shape} must be (height, width) or have a channel axis too, each at "
             "least 1."
         )
+    if not all(isinstance(side, Integral) for side in shape):
+        raise TypeError(f"image_shape={shape} must be whole numbers of pixels; pass int.")
     if np.prod(shape) != n_pixels:
         raise ValueError(
             f"image_shape={shape} has {np.prod(shape)} pixels, but the rows of X have {n_pixels}; "
@@ -148,7 +151,7 @@ class PixelScale:
     @classmethod
     def of(cls, images):
         """Measure training images, read in blocks."""
-        low, high = _range(images)
+        low, high = (0.0, 255.0) if images.data.dtype == np.uint8 else pixel_range(images)
         high = high if high > low else low + max(1.0, abs(low))
         step = max(1, -(-len(images) // ROWS_FOR_MOMENTS))
         total, squares, count = 0.0, 0.0, 0
@@ -174,14 +177,13 @@ class PixelScale:
 
 
 def check_finite(images):
-    """Refuse NaN and infinite pixels, reading in blocks."""
+    """Refuse NaN, infinite pixels and marks of missing ones, reading in blocks."""
     if images.data.dtype.kind == "f":
         _float_range(images)
 
 
-def _range(images):
-    if images.data.dtype == np.uint8:
-        return 0.0, 255.0
+def pixel_range(images):
+    """The least and the greatest pixel, read in blocks."""
     if images.data.dtype.kind == "f":
         return _float_range(images)
     ends = [(rows.min(), rows.max()) for rows in map(images.rows, _blocks(len(images)))]
@@ -199,8 +201,22 @@ def _float_range(images):
                 f"Input X contains NaN or infinity (first in image {bad}); pixels must be finite: "
                 "replace them, e.g. by np.nan_to_num, or leave those images out."
             )
+        _check_no_mark(rows, least, greatest, block.start)
         low, high = min(low, least), max(high, greatest)
     return float(low), float(high)
+
+
+def _check_no_mark(rows, least, greatest, first):
+    """Refuse the ends of float32 and float64, marks of missing pixels that dwarf all others."""
+    ends = np.finfo(rows.dtype)
+    if ends.bits < 32 or (least > ends.min and greatest < ends.max):
+        return
+    mark = ends.min if least == ends.min else ends.max
+    bad = first + int(np.argmax((rows == mark).any((1, 2, 3))))
+    raise ValueError(
+        f"Input X contains {mark:.8g}, an end of {rows.dtype} (first in image {bad}), which marks "
+        "missing pixels; replace them, e.g. by np.where, or leave those images out."
+    )
 
 
 def _blocks(n):

@@ -91,8 +91,8 @@ class CPCNet(NeuralNet):
         Gives a `CPCModel` when called with the `module__...` parameters.
     precision : {"float32", "bf16"}, default="float32"
         Of the matrix products in training; weights and the loss are float32 always.
-    random_state : numpy.random.RandomState
-        Seeds each epoch.
+    random_state : numpy.random.RandomState or None, default=None
+        Seeds each epoch; needed to train.
     """
 
     def __init__(self, module, *, precision="float32", random_state=None, **kwargs):

@@ -39,7 +39,8 @@ def open_images(
     Raises
     ------
     ValueError
-        If a file cannot be read, files differ in size or kind, or X is a single path.
+        If a file cannot be read, files differ in size or kind, or X is a single path or has paths
+        beside other columns.
     TypeError
         If X is a dataset without length, or cannot be sent to worker processes.
     """
@@ -72,6 +73,7 @@ def as_paths(X):
             f"X={os.fspath(X)!r} is one path; pass a list of paths, of a folder "
             "sklearn_cpc.datasets.image_folder(path).paths."
         )
+    _refuse_columns(X)
     column = _column(X)
     if column is None or not any(isinstance(each, str | os.PathLike) for each in column):
         return None
@@ -82,6 +84,18 @@ def as_paths(X):
                 "image, or leave that row out."
             )
     return column
+
+
+def _refuse_columns(X):
+    """Refuse a data frame of several columns that has paths."""
+    if not hasattr(X, "columns") or X.shape[1] < 2 or not len(X):
+        return
+    names = [name for name in X.columns if isinstance(X[name].to_numpy()[0], str | os.PathLike)]
+    if names:
+        raise ValueError(
+            f"X has {X.shape[1]} columns, and column {names[0]!r} has text; paths must be a "
+            f"single column: pass X[{names[0]!r}], or name it in a ColumnTransformer."
+        )
 
 
 def _column(X):

@@ -296,8 +296,19 @@ def test_load_refuses_another_programs_tensors(tmp_path):
 
 
 def test_load_of_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing"):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist; pass a file that"):
         CPCTransformer.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name} is a folder; pass a file that"):
+        CPCTransformer.load(tmp_path)
+
+
+def test_save_to_what_is_no_place_for_a_file(tmp_path):
+    cpc = tiny(max_epochs=0).fit(X)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*none; make it first"):
+        cpc.save(tmp_path / "none" / "model")
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path.name} is a folder; pass the name of a"):
+        cpc.save(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -21,6 +21,40 @@ def refused(error, message, cpc, X):
     assert not [name for name in vars(cpc) if name.endswith("_")]
 
 
+# Marks of missing pixels, masks
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_marks_of_missing_pixels(dtype, end):
+    X = GREY.astype(dtype)
+    X[3, 2, 1] = mark = getattr(np.finfo(dtype), end)
+    message = rf"contains {mark:.8g}, an end of {X.dtype} \(first in image 3\), which marks missing"
+    refused(ValueError, message.replace("+", r"\+"), tiny(), X)
+    with pytest.raises(ValueError, match="which marks missing"):
+        tiny(max_epochs=0).fit(GREY.astype(dtype)).transform(X)
+
+
+def test_the_end_of_float16_is_a_value():
+    X = GREY.astype(np.float16)
+    X[0, 0, 0] = np.finfo(np.float16).max
+    tiny(max_epochs=0).fit(X)
+
+
+def test_masked_pixels():
+    X = np.ma.masked_less(GREY, 9)
+    refused(ValueError, rf"masked array with {X.mask.sum()} masked pixels, and a mask", tiny(), X)
+    tiny(max_epochs=0).fit(np.ma.masked_array(GREY))
+
+
+def test_an_empty_name_of_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(
+        ValueError, "checkpoint='' must be a folder or None; pass '.'", tiny(checkpoint=""), GREY
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
@@ -196,6 +230,11 @@ def test_directions_twice_or_none():
     refused(ValueError, r"directions=\[\] must name at least one", tiny(directions=[]), GREY)
 
 
+def test_a_device_that_computes_nothing():
+    message = "device='meta' must be a device of this machine that torch can compute on: .*; pass"
+    refused(ValueError, message, tiny(device="meta"), GREY)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_device_that_is_not_there(device):
@@ -226,6 +265,43 @@ def test_other_channels_at_transform():
         message = rf"X has images of {n_channels} channels, .* fitted on images of 3; pass the same"
         with pytest.raises(ValueError, match=message):
             cpc.transform(X)
+
+
+def test_the_axis_of_other_channels_is_named():
+    message = (
+        r"of 8 channels, the last axis of \(3, 8, 8\), but CPCTransformer was fitted on images"
+    )
+    with pytest.raises(ValueError, match=message):
+        tiny(max_epochs=0).fit(images()).transform(images().transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    ("fitted", "given", "told"),
+    [
+        (np.uint8, lambda X: X / 255, "float64 pixels from 0 to 1, and fit had uint8 .* 0 to 255"),
+        (
+            np.uint16,
+            lambda X: X.astype(np.int32) * 257,
+            "int32 pixels from 0 to 65535, .* 0 to 255",
+        ),
+        (np.float32, lambda X: X.astype(np.uint8), None),
+        (np.uint8, lambda X: X.astype(float), None),
+        (np.uint8, lambda X: X // 128, None),  # dark, but of the dtype of fit
+    ],
+)
+def test_pixels_of_another_dtype_and_scale_are_told_of(fitted, given, told, flat, recwarn):
+    X = GREY.copy()
+    X[0, 0, :2] = 0, 255
+    X = X.reshape(len(X), -1) if flat else X
+    cpc = tiny(max_epochs=0).fit(X.astype(fitted))
+    assert not recwarn
+    if told is None:
+        cpc.transform(given(X))
+        return
+    with pytest.warns(UserWarning, match=f"X has {told}; bring X to the range") as caught:
+        cpc.transform(given(X))
+    assert caught[0].filename == __file__
 
 
 def test_another_number_of_flat_pixels_at_transform():

@@ -247,6 +247,7 @@ def test_contexts_where_there_are_none(settings, size, why, output):
         ({"negatives": "groups", "negative_images": None}, "negative_images=None must be a number"),
         ({"betas": (0.9, 1.0)}, r"betas=\(0.9, 1.0\) must be two numbers from 0 to below 1; pass"),
         ({"betas": (0.9,)}, r"betas=\(0.9,\) must be two numbers"),
+        ({"betas": ("a", 0.9)}, r"betas=\('a', 0.9\) must be two numbers"),
         ({"negatives": "imge"}, r"(?s)negatives.*Did you mean 'image'"),
         ({"objective": "infonec"}, r"(?s)objective.*Did you mean 'infonce'"),
         ({"greedy": "jiont"}, r"(?s)greedy.*Did you mean 'joint'"),
@@ -281,3 +282,10 @@ def test_a_training_is_not_continued_in_another_way(name, value):
     cpc = tiny().fit(X).set_params(**{name: value})
     with pytest.raises(ValueError, match=rf"{name}=.* must be .* as in the fit that is continued"):
         cpc.partial_fit(X)
+
+
+@pytest.mark.parametrize("betas", [(0, 0.99), [0, 0]])
+def test_betas_may_be_whole_numbers(betas):
+    one, two = (tiny(betas=each).fit(X) for each in (betas, tuple(map(float, betas))))
+    np.testing.assert_array_equal(one.transform(X), two.transform(X))
+    assert one.betas is betas

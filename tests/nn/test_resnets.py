@@ -243,6 +243,13 @@ def test_the_conv_encoder_has_its_own_norm():
     assert make_encoder("conv", 3, (8, 8), 16, "layer").n_components == 16
 
 
+@pytest.mark.parametrize("name", ["conv", "dictionary", "resnet18"])
+def test_frozen_norms_are_for_trained_encoders(name):
+    message = f"encoder_norm='frozen' is for an encoder of your own .* encoder='{name}' starts anew"
+    with pytest.raises(ValueError, match=message):
+        make_encoder(name, 3, (8, 8), None, "frozen")
+
+
 def test_unknown_encoder_norm():
     with pytest.raises(ValueError, match=r"encoder_norm='batch' is unknown; .* 'auto', 'none', 'g"):
         make_encoder("resnet18", 3, (8, 8), None, "batch")

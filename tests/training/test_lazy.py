@@ -349,7 +349,6 @@ def test_other_columns_are_no_paths(rng):
         np.arange(5).reshape(-1, 1),
         pd.Series([1, 2]),
         pd.DataFrame({"a": [1.0]}),
-        pd.DataFrame({"a": ["x"], "b": ["y"]}),
         two,
         two.tolist(),
         two.astype(object),
@@ -446,3 +445,29 @@ def test_what_nobody_asks_for_is_not_read():
     n_threads = threading.active_count()
     list(read_ahead(abs, range(3)))
     assert threading.active_count() == n_threads
+
+
+@pytest.mark.parametrize("broken", ["drop", "zeros"])
+def test_who_skips_broken_images_is_not_told_to(broken):
+    with pytest.raises(ValueError) as caught:
+        ImageFiles(["none.png", "neither.png"], broken=broken)
+    assert str(caught.value) == (
+        "2 of 2 images cannot be read. The first: none.png is no file; check the path."
+    )
+
+
+def test_mixed_kinds_that_are_no_pictures(tmp_path):
+    pixels = np.zeros((5, 4, 4), np.uint16)
+    for name, pages in {"five.tif": pixels, "two.tif": pixels[:2]}.items():
+        pytest.importorskip("tifffile").imwrite(tmp_path / name, pages, photometric="minisblack")
+    message = "5 channels of uint16 and .* 2 of uint16; convert them to one kind, or leave some out"
+    with pytest.raises(ValueError, match=message):
+        ImageFiles([tmp_path / "five.tif", tmp_path / "two.tif"])
+
+
+def test_a_data_frame_with_paths_beside_other_columns(paths):
+    frame = pytest.importorskip("pandas").DataFrame({"age": range(30), "file": paths})
+    with pytest.raises(ValueError, match=r"2 columns, and column 'file' has text; .* X\['file'\]"):
+        as_paths(frame)
+    assert len(as_paths(frame[["file"]])) == 30
+    assert as_paths(frame[["age", "age"]]) is None
