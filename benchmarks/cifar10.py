@@ -165,7 +165,7 @@ class WithMirrorImages(TransformerMixin, BaseEstimator):
         self.transformer = transformer
 
     def fit(self, X, y=None):
-        self.transformer_ = clone(self.transformer).fit(X)
+        self.transformer_ = clone(self.transformer).fit(X, y)
         return self
 
     def transform(self, X):

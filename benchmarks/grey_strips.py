@@ -107,6 +107,7 @@ def main(arguments=None):
     parser.add_argument("--n-test", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--precision", choices=("auto", "bf16", "float32"), default="auto")
+    parser.add_argument("--label-fractions", type=float, nargs="+", default=[0.05, 0.2, 1.0])
     parser.add_argument("--data-seed", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of networks and label subsets")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -132,7 +133,7 @@ def main(arguments=None):
         {name: make_pipeline(*t, StandardScaler(), classifier) for name, t in transformers.items()},
         X,
         y,
-        label_fractions=(0.05, 0.2, 1.0),
+        label_fractions=options.label_fractions,
         cv=[(train, test)],
         n_repeats=3,
         random_state=options.seed,

@@ -179,6 +179,8 @@ def small_cifar10(script, monkeypatch, rng):
         cifar10.SETTINGS, "cpu", cifar10.SETTINGS["cpu"] | small | {"cpc": cpc, "simclr": simclr}
     )
     X, y = rng.randint(0, 256, (60, 32, 32, 3), dtype=np.uint8), np.arange(60) % 2
+    # Seconds of products that nothing here depends on.
+    monkeypatch.setattr(cifar10, "product_rate", lambda *args: 1e9)
     parts = [(X[:40], y[:40]), (X[40:], y[40:])]
     monkeypatch.setattr(cifar10, "load_cifar10", lambda archive: parts)
     return cifar10
