@@ -57,7 +57,7 @@ SETTINGS = {
         "kmeans_components": (400, 1024),
         "n_batches": 600,
         "cpc": recipe("small-images"),
-        "simclr": {"width": 32, "stem_stride": 2, "batch_size": 256},
+        "simclr": {"width": 32, "n_blocks": (1, 1, 1), "stem_stride": 2, "batch_size": 256},
     },
     "gpu": {
         "n_train": 50_000,

@@ -101,7 +101,18 @@ def _light(n, rng):
     return slope[0] * rows + slope[1] * cols
 
 
-def main(arguments=None):
+def rivals(cpc, settings, seed):
+    """Name -> transformers, as in the demo."""
+    return {
+        "CPCTransformer": [FrozenEstimator(cpc)],
+        "untrained encoder": [CPCTransformer(max_epochs=0, **settings)],
+        "patch k-means": [PatchKMeans(400, random_state=seed)],
+        "PCA": [FlattenImages(), PCA(64, random_state=seed)],
+        "raw pixels": [FlattenImages()],
+    }
+
+
+def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n-train", type=int, default=2000)
     parser.add_argument("--n-test", type=int, default=1000)
@@ -111,7 +122,11 @@ def main(arguments=None):
     parser.add_argument("--data-seed", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0, help="of networks and label subsets")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -120,17 +135,13 @@ def main(arguments=None):
     settings = {"random_state": options.seed, "precision": options.precision}
     cpc = CPCTransformer(max_epochs=options.epochs, verbose=1, **settings).fit(X[train])
     pretraining = time.process_time() - start_cpu
-    transformers = {
-        "CPCTransformer": [FrozenEstimator(cpc)],
-        "untrained encoder": [CPCTransformer(max_epochs=0, **settings)],
-        "patch k-means": [PatchKMeans(400, random_state=options.seed)],
-        "PCA": [FlattenImages(), PCA(64, random_state=options.seed)],
-        "raw pixels": [FlattenImages()],
-    }
     # As in the demo; without the tolerance raw pixels take longer than the pretraining.
     classifier = LogisticRegression(C=0.01, tol=0.01, max_iter=500)
     curves = label_efficiency_curve(
-        {name: make_pipeline(*t, StandardScaler(), classifier) for name, t in transformers.items()},
+        {
+            name: make_pipeline(*steps, StandardScaler(), classifier)
+            for name, steps in rivals(cpc, settings, options.seed).items()
+        },
         X,
         y,
         label_fractions=options.label_fractions,
