@@ -56,9 +56,11 @@ def test_the_whole_digit_is_on_each_strip(strips, rng):
 
 def test_the_table_has_all_rivals(strips, capsys):
     small = ["--n-train", "80", "--n-test", "20", "--epochs", "1", "--threads", "1"]
-    strips.main([*small, "--label-fractions", "0.2", "1.0"])
+    strips.main([*small, "--label-fractions", "0.2", "1.0", "--settings", "demo"])
     printed = capsys.readouterr().out
-    for name in ("CPCTransformer", "untrained encoder", "patch k-means", "PCA", "raw pixels"):
+    networks = ["CPC, max, demo", "CPC, quadrants, demo", "untrained, max, demo"]
+    others = ["untrained, quadrants, demo", "patch k-means, max", "patch k-means, quadrants"]
+    for name in [*networks, *others, "PCA", "raw pixels"]:
         assert f"\n| {name} " in printed
-    assert "for the accuracy of untrained encoder with all labels:" in printed
+    assert "for the accuracy of untrained, quadrants, demo with all labels:" in printed
     assert "seconds of the process" in printed
