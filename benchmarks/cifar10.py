@@ -57,7 +57,13 @@ SETTINGS = {
         "kmeans_components": (400, 1024),
         "n_batches": 600,
         "cpc": recipe("small-images"),
-        "simclr": {"width": 32, "n_blocks": (1, 1, 1), "stem_stride": 2, "batch_size": 256},
+        "simclr": {
+            "width": 32,
+            "n_blocks": (1, 1, 1),
+            "stem_stride": 2,
+            "temperature": 0.2,
+            "least_area": 0.2,
+        },
     },
     "gpu": {
         "n_train": 50_000,
@@ -72,7 +78,7 @@ SETTINGS = {
             batch_size=256,
             directions=("down", "up", "right", "left"),
         ),
-        # ResNet-18 whole.
+        # ResNet-18 whole, and the paper's temperature and crops.
         "simclr": {"width": 64, "stem_stride": 1, "batch_size": 512},
     },
 }
