@@ -172,6 +172,7 @@ def test_batches_are_whole_and_pass_over_all_rows(script):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_loss_and_colours_are_the_same_on_the_gpu_and_it_learns_there(script, images, rng):
     simclr = script("simclr")
     z = torch.randn(10, 4)
