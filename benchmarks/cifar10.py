@@ -8,8 +8,12 @@ ARCHIVE is a tar file with train/<class>/*.jpg and test/<class>/*.jpg. The "cpu"
 on 10,000 training images for at most 15 minutes and classifies 5,000 test images; the "gpu"
 setting takes all 50,000 and all 10,000. Encoders see the training images only. Each classifier is
 a LogisticRegression on standardised features whose C is chosen by cross-validation inside the
-labelled subset; test images choose nothing. Results are appended to a file of JSON lines, one for
-each set of features, and one for the run.
+labelled subset; test images choose nothing. SimCLR trains for as long as CPC did, or for
+--simclr-minutes; alone, without a CPC:
+
+    python benchmarks/cifar10.py ARCHIVE --only SimCLR --epochs 0 --simclr-minutes 14.4
+
+Results are appended to a file of JSON lines, one for each set of features, and one for the run.
 """
 
 import argparse
@@ -28,8 +32,9 @@ import numpy as np
 import sklearn
 import skorch
 import torch
-from measuring import product, synchronize
+from measuring import CLOCKS, product, synchronize
 from PIL import Image
+from simclr import SimCLR
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
@@ -52,6 +57,13 @@ SETTINGS = {
         "kmeans_components": (400, 1024),
         "n_batches": 600,
         "cpc": recipe("small-images"),
+        "simclr": {
+            "width": 32,
+            "n_blocks": (1, 1, 1),
+            "stem_stride": 2,
+            "temperature": 0.2,
+            "least_area": 0.2,
+        },
     },
     "gpu": {
         "n_train": 50_000,
@@ -66,6 +78,8 @@ SETTINGS = {
             batch_size=256,
             directions=("down", "up", "right", "left"),
         ),
+        # ResNet-18 whole, and the paper's temperature and crops.
+        "simclr": {"width": 64, "stem_stride": 1, "batch_size": 512},
     },
 }
 
@@ -157,14 +171,14 @@ class WithMirrorImages(TransformerMixin, BaseEstimator):
         self.transformer = transformer
 
     def fit(self, X, y=None):
-        self.transformer_ = clone(self.transformer).fit(X)
+        self.transformer_ = clone(self.transformer).fit(X, y)
         return self
 
     def transform(self, X):
         return (self.transformer_.transform(X) + self.transformer_.transform(X[:, :, ::-1])) / 2
 
 
-def feature_sets(cpc, untrained, n_kmeans, seed):
+def feature_sets(cpc, untrained, simclr, n_kmeans, seed):
     """Name -> transformers; means over quadrants under a square root, which evens them out.
 
     "mirrored": over an image and its mirror image.
@@ -176,6 +190,10 @@ def feature_sets(cpc, untrained, n_kmeans, seed):
             encoder = copy.copy(encoder).set_params(transform_flip=flip)
             sets[f"{name}, max{how}"] = [pooled(encoder, "max")]
             sets[f"{name}, quadrants{how}"] = [pooled(encoder, "quadrant-means"), root]
+    if simclr is not None:
+        for pooling, more in (("mean", []), ("quadrants", [root])):
+            frozen = pooled(simclr, pooling)
+            sets[f"SimCLR, {pooling}, mirrored"] = [WithMirrorImages(frozen), *more]
     for n in n_kmeans:
         kmeans = PatchKMeans(n, random_state=seed)
         maximum = clone(kmeans).set_params(pooling="max")
@@ -233,6 +251,13 @@ def parse():
     parser.add_argument("--save", type=Path, help="where to write the pretrained transformer")
     parser.add_argument("--model", type=Path, help="what --save wrote, of the same seed")
     parser.add_argument(
+        "--simclr", type=json.loads, default={}, help="SimCLR's parameters, as a JSON object"
+    )
+    parser.add_argument("--simclr-minutes", type=float, help="instead of as long as CPC took")
+    parser.add_argument(
+        "--simclr-clock", choices=CLOCKS, default="wall", help='"process" adds up all cores'
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "cifar10.jsonl"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -259,7 +284,7 @@ def pretrained(options, setting, X):
 
 def describe(cpc, settings, options, X):
     """The row of the run: what was done, how fast, and on what."""
-    rate = np.median([epoch["images_per_second"] for epoch in cpc.history_])
+    rate = np.median([epoch["images_per_second"] for epoch in cpc.history_] or [0])
     achieved = rate * count_flops(cpc, X[: settings["batch_size"]])
     # A model from a file was trained some other time, perhaps on more cores.
     ceiling = None if options.model else product_rate(cpc.net_.precision, cpc.net_.device)
@@ -281,6 +306,28 @@ def describe(cpc, settings, options, X):
     }
 
 
+def rival(options, setting, run, X):
+    """SimCLR, trained on the same images, or None where none of its rows is asked for."""
+    wanted = any("SimCLR".startswith(name[:6]) for name in options.only)
+    minutes = options.simclr_minutes or run["seconds"] / 60
+    if not (wanted and minutes):
+        return None
+    simclr = SimCLR(
+        **setting["simclr"] | options.simclr,
+        max_seconds=60 * minutes,
+        clock=options.simclr_clock,
+        precision=run["cpc"]["precision"],
+        random_state=options.seed,
+        verbose=1,
+    ).fit(X)
+    run["simclr"] = simclr.get_params() | {
+        "seconds": round(simclr.seconds_, 1),
+        "n_images": simclr.n_images_,
+        "loss": round(simclr.loss_, 3),
+    }
+    return simclr
+
+
 def from_scratch(cpc, n_batches, seed):
     """The same network, trained with the labels alone, at the training stride to be quick."""
     network = copy.copy(cpc).set_params(
@@ -297,6 +344,8 @@ def from_scratch(cpc, n_batches, seed):
 
 
 def speed_text(run):
+    if not run["seconds"]:
+        return "No pretraining"
     text = (
         f"Pretraining: {run['seconds'] / 60:.1f} minutes, {run['images_per_second']:.0f} images/s, "
         f"{run['gflops']:.0f} GFLOP/s"
@@ -330,11 +379,13 @@ def main():
         options.archive, setting["n_train"], setting["n_test"], options.seed, options.choose
     )
     cpc, settings = pretrained(options, setting, X[train])
-    untrained = clone(cpc).set_params(max_epochs=0, verbose=0).fit(X[train])
+    untrained = clone(cpc).set_params(max_epochs=0, verbose=0)
+    untrained = cpc if cpc.max_epochs == 0 else untrained.fit(X[train])
     run = describe(cpc, settings, options, X)
     print(f"\n{speed_text(run)}\n")
     curves, rows = {}, [run]
-    sets = feature_sets(cpc, untrained, setting["kmeans_components"], options.seed)
+    simclr = rival(options, setting, run, X[train])
+    sets = feature_sets(cpc, untrained, simclr, setting["kmeans_components"], options.seed)
     estimators = {
         name: make_pipeline(*steps, StandardScaler(), ChosenC(max_iter=200))
         for name, steps in sets.items()

@@ -6,8 +6,10 @@
 
 Runs of the first kind, with several seeds, make a table of means and standard deviations; runs of
 the second kind, with several `--epochs`, add points to a picture: each is a whole pretraining with
-a schedule of its own, on the same images. What others published is for other numbers of labels and
-other machines, and is marked with both.
+a schedule of its own, on the same images, and they belong on as many cores as the first. SimCLR is
+drawn at its own minutes, the rivals without a pretraining as lines. What others published is for
+other numbers of labels and other machines, and is marked with both; where they say no time, it is
+a short line at the edge.
 """
 
 import argparse
@@ -24,15 +26,25 @@ import matplotlib.pyplot as plt
 from sklearn_cpc.evaluation.looks import dress_axes, line_look
 
 RESULTS = Path(__file__).parent / "results"
-# Minutes at most, accuracy, and what it is: Lightning Bolts' documentation of its CPC v2, "up to
-# 24 hours" on one V100.
+# Minutes at most or None, accuracy, and what it is: Lightning Bolts' documentation of its CPC v2,
+# "up to 24 hours" on one V100; A. Coates, H. Lee and A. Ng, "An Analysis of Single-Layer Networks
+# in Unsupervised Feature Learning", AISTATS 2011; MaekTec's project on GitHub, one run.
 PUBLISHED = [
     (
         24 * 60,
         0.8452,
         "Lightning Bolts CPC v2, 50,000 labels,\n100,352 features, V100, 1,000 epochs",
     ),
+    (None, 0.796, "Coates et al., k-means 4,000, 50,000 labels"),
+    (None, 0.547, "MaekTec CPC, frozen, 4,500 labels"),
 ]
+SIMCLR = "SimCLR"
+# Seconds of the process add up all cores; CPC's seconds are by the clock, on so many.
+CORES = {"cpu": 2, "gpu": 1}
+TITLES = {
+    "cpu": "CIFAR-10, 10,000 unlabelled images, two cores of a CPU",
+    "gpu": "CIFAR-10, 50,000 unlabelled images, one GPU",
+}
 
 
 def read_rows(path, setting):
@@ -75,33 +87,68 @@ def _last_mean(item):
 
 
 def points_of(rows, seed, features):
-    """(minutes, {n_labels: accuracy}) of each pretraining whose features were measured."""
+    """[(minutes, epochs, {n_labels: accuracy})] of each pretraining whose features were measured.
+
+    Of runs with the same number of epochs the last one counts.
+    """
     points = {}
     for run, row in rows:
-        if (row["seed"], row["features"]) == (seed, features):
-            scores = dict(zip(row["n_labels"], (s[0] for s in row["scores"]), strict=True))
-            points[run["seconds"] / 60] = scores
-    return sorted(points.items())
+        settings = run["cpc"]
+        is_ours = settings.get("encoder") == "dictionary" and settings.get("transform_flip")
+        if (row["seed"], row["features"]) != (seed, features) or not is_ours:
+            continue
+        scores = dict(zip(row["n_labels"], (s[0] for s in row["scores"]), strict=True))
+        if features.startswith(SIMCLR):
+            points[0] = (simclr_minutes(run), None, scores)
+        elif not features.startswith("CPC") or run["seconds"]:
+            epochs = settings["max_epochs"]
+            points[epochs] = (run["seconds"] / 60, epochs, scores)
+    return sorted(points.values(), key=lambda point: point[0])
+
+
+def simclr_minutes(run):
+    settings = run["simclr"]
+    cores = CORES[run["setting"]] if settings["clock"] == "process" else 1
+    return settings["seconds"] / 60 / cores
 
 
 def note(ax, text, place, offset, **kwargs):
     ax.annotate(text, place, xytext=offset, textcoords="offset points", fontsize=9, **kwargs)
 
 
-def draw(ax, points, rivals):
-    right = ax.get_xlim()[1]
-    for i, n in enumerate(sorted(points[0][1])):
-        minutes, scores = zip(*[(m, s[n]) for m, s in points], strict=True)
+def draw(ax, points, lines, simclr):
+    """CPC's curve for each number of labels, lines for {name: scores}, and SimCLR's point."""
+    for i, n in enumerate(sorted(points[0][2])):
         look = line_look(i)
         color = look["color"]
+        minutes, scores = zip(*[(m, s[n]) for m, _, s in points], strict=True)
         ax.plot(minutes, scores, **look)
         note(ax, f"CPC, {n:,} labels", (minutes[-1], scores[-1]), (8, -3), color=color)
-        for name, row in rivals.items():
+        for name, row in lines.items():
             ax.axhline(row[n], color=color, linestyle=":", linewidth=1.2)
-            note(ax, f"{name}, {n:,} labels", (right, row[n]), (-4, 3), ha="right", color=color)
+            # Between the curves and what is published.
+            note(ax, f"{name}, {n:,} labels", (60, row[n]), (0, 3), color=color)
+        for x, _, row in simclr:
+            ax.plot(x, row[n], **look | {"markerfacecolor": "white", "markeredgecolor": color})
+            note(ax, f"SimCLR, {n:,} labels", (x, row[n]), (8, -3), color=color)
+    highest = max(points[0][2])
+    for minutes, epochs, scores in points:
+        note(ax, f"{epochs} epochs", (minutes, scores[highest]), (0, 8), ha="center")
+
+
+def draw_published(ax, right):
+    """Stars at their minutes; where no time is known, a short line at the right edge."""
     for minutes, accuracy, text in PUBLISHED:
-        ax.plot(minutes, accuracy, "k*", markersize=12)
-        note(ax, text, (minutes, accuracy), (-10, 0), ha="right", va="center")
+        if minutes is None:
+            ax.plot([0.6 * right, right], [accuracy] * 2, "k", linewidth=2.5)
+            text = f"{text},\ntime not published"
+            note(ax, text, (right, accuracy), (0, -4), ha="right", va="top")
+        else:
+            ax.plot(minutes, accuracy, "k*", markersize=12)
+            note(ax, text, (minutes, accuracy), (-10, 0), ha="right", va="center")
+
+
+def finish(ax):
     ax.set_xlabel("Minutes of pretraining (log scale)")
     ax.set_ylabel("Accuracy on test images")
     ax.xaxis.set_major_formatter("{x:g}")
@@ -115,23 +162,32 @@ def main():
     parser.add_argument("--epochs", type=int, default=36, help="of the table")
     parser.add_argument("--seed", type=int, default=0, help="of the picture")
     parser.add_argument("--features", default="CPC, quadrants, mirrored")
-    parser.add_argument("--rival", default="patch k-means 1024, quadrants, mirrored")
+    parser.add_argument("--rivals", nargs="*", default=["patch k-means 1024, quadrants, mirrored"])
+    parser.add_argument("--simclr", default="SimCLR, quadrants, mirrored")
     parser.add_argument("--out", type=Path, default=RESULTS / "cifar10_time.png")
     options = parser.parse_args()
     rows = list(read_rows(options.results, options.setting))
     print("Accuracy on test images, mean ± standard deviation over seeds\n")
     print(table(rows, options.epochs) + "\n")
     points = points_of(rows, options.seed, options.features)
-    rivals = points_of(rows, options.seed, options.rival)
     if not points:
         raise SystemExit(f"{options.results} has no {options.features!r}; run the second command.")
-    for minutes, scores in points:
-        print(f"{minutes:6.1f} minutes  {scores}")
-    figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
+    for minutes, epochs, scores in points:
+        print(f"{minutes:6.1f} minutes, {epochs} epochs  {scores}")
+    lines = {
+        name.split(",")[0]: found[-1][2]
+        for name in options.rivals
+        if (found := points_of(rows, options.seed, name))
+    }
+    simclr = points_of(rows, options.seed, options.simclr)
+    figure, ax = plt.subplots(figsize=(9, 6), layout="constrained")
     ax.set_xscale("log")
-    ax.set_xlim(min(1, points[0][0] / 2), 2 * PUBLISHED[0][0])
-    draw(ax, points, {options.rival.split(",")[0]: rivals[-1][1]} if rivals else {})
-    ax.set_title("CIFAR-10, 10,000 unlabelled images, a CPU")
+    right = 2 * PUBLISHED[0][0]
+    ax.set_xlim(min(1, points[0][0] / 2), right)
+    draw(ax, points, lines, simclr)
+    draw_published(ax, right)
+    finish(ax)
+    ax.set_title(TITLES[options.setting])
     figure.savefig(options.out, dpi=150)
     print(f"Drawn in {options.out}")
 
