@@ -65,6 +65,8 @@ def is_for_users(name):
 
 def parameters(value):
     """The parameters that a caller passes."""
+    if isinstance(value, type) and issubclass(value, Exception):
+        return {}
     return {
         name: parameter
         for name, parameter in inspect.signature(value).parameters.items()

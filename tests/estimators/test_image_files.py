@@ -272,7 +272,9 @@ def test_names_that_are_no_files_and_other_text_are_refused():
 def test_other_channels_than_in_fit_are_refused(paths, tmp_path):
     (tmp_path / "grey").mkdir()
     grey = save_images(X[..., 0], tmp_path / "grey")
-    with pytest.raises(ValueError, match="images of 1 channels, but CPCTransformer was fitted on"):
+    with pytest.raises(
+        ValueError, match=r"images of 1 channels, .*, but CPCTransformer was fitted"
+    ):
         tiny().fit(paths).transform(grey)
 
 

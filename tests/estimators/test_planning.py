@@ -60,7 +60,7 @@ def test_out_of_memory_is_answered_by_smaller_parts_with_the_same_training(room,
     np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-4)
     for one, two in zip(weights(found), weights(expected), strict=True):
         # Adam divides small gradients by themselves: their rounding counts in full.
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-3)
 
 
 def test_what_fits_in_no_parts_leaves_the_estimator_as_it_was(room):

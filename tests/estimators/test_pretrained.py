@@ -91,7 +91,7 @@ def test_norms_without_statistics_cannot_be_frozen():
 
 
 def test_named_encoders_have_no_frozen_norms():
-    with pytest.raises(ValueError, match="encoder_norm='frozen' is unknown"):
+    with pytest.raises(ValueError, match="'frozen' is for an encoder of your own"):
         tiny(encoder="resnet18", encoder_norm="frozen").fit(X)
 
 

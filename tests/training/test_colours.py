@@ -147,7 +147,9 @@ def test_what_fit_decided_is_kept_and_saved(mixed, tmp_path):
     message = "Some of the images are RGBA, and those of fit were RGB, which cannot hold them; con"
     with pytest.raises(ValueError, match=message):
         loaded.transform([tmp_path / "clear.png"])
-    with pytest.raises(ValueError, match="images of 1 channels, but CPCTransformer was fitted on"):
+    with pytest.raises(
+        ValueError, match=r"images of 1 channels, .*, but CPCTransformer was fitted"
+    ):
         loaded.set_params(mixed_channels="raise").transform(paths[::2])
 
 
@@ -160,5 +162,7 @@ def test_pages_of_fit_are_no_colours_at_transform(tmp_path, mixed):
         first.save(pages[-1], save_all=True, append_images=others)
     cpc = tiny(mixed_channels="widen").fit(pages)
     assert cpc.image_shape_ == (8, 8, 3)
-    with pytest.raises(ValueError, match="images of 1 channels, but CPCTransformer was fitted on"):
+    with pytest.raises(
+        ValueError, match=r"images of 1 channels, .*, but CPCTransformer was fitted"
+    ):
         cpc.transform(paths[::2])

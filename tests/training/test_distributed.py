@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cpc.estimators import building
 from sklearn_cpc.estimators.building import resolve_device
 from sklearn_cpc.estimators.collections import read_shared
 from sklearn_cpc.training import distributed
@@ -329,6 +330,7 @@ def test_each_process_takes_the_gpu_of_its_number(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(building, "_check_device", lambda device: None)
     assert resolve_device("auto") == resolve_device("cuda") == "cuda"  # alone
     monkeypatch.setattr(distributed, "join", lambda: World(3, 4))
     monkeypatch.setenv("LOCAL_RANK", "1")

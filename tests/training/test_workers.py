@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
@@ -21,6 +22,13 @@ from sklearn_cpc.training.decoded import DatasetImages
 from sklearn_cpc.training.workers import Processes
 
 from ..estimators.toys import images, save_images, tiny
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _none_of_joblib():
+    """Processes that joblib keeps for its next call are none of these."""
+    get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
 
 X = images(24)
 X.setflags(write=False)
