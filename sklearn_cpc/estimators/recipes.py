@@ -1,8 +1,10 @@
 """The settings of the papers and implementations, as parameters of `CPCTransformer`."""
 
+from difflib import get_close_matches
 from math import ceil
 
 from ..nn import Augmentation, PatchGrid, check_name
+from .transformer import CPCTransformer
 
 __all__ = ["RECIPES", "image_size", "recipe"]
 
@@ -319,7 +321,7 @@ def recipe(name, *, scale=1.0, **changes):
     Raises
     ------
     ValueError
-        If the name is unknown or the scale out of range.
+        If the name or that of a change is unknown, or the scale out of range.
 
     Examples
     --------
@@ -331,6 +333,11 @@ def recipe(name, *, scale=1.0, **changes):
     check_name("name", name, RECIPES)
     if not 0 < scale <= 1:
         raise ValueError(f"scale={scale!r} must be above 0 and at most 1; pass scale=1.0.")
+    known = CPCTransformer().get_params(deep=False)
+    for change in changes.keys() - known.keys():
+        near = get_close_matches(change, known, 1)
+        way_out = f"did you mean {near[0]!r}?" if near else "see help(CPCTransformer)."
+        raise ValueError(f"CPCTransformer has no parameter {change!r} to change; {way_out}")
     params = RECIPES[name]()
     if scale < 1:
         _shrink(params, scale)

@@ -191,6 +191,13 @@ def test_every_recipe_says_where_it_is_from_and_departs(name):
     assert "20" in text or "https://" in text or name == "small-images"
 
 
+def test_unknown_changes_come_with_what_was_meant():
+    with pytest.raises(ValueError, match=r"no parameter 'max_epoch' .*; did you mean 'max_epochs'"):
+        recipe("cpc-v2", max_epoch=3)
+    with pytest.raises(ValueError, match=r"no parameter 'zzz' to change; see help"):
+        recipe("cpc-v2", zzz=3)
+
+
 def test_unknown_recipes_come_with_what_was_meant():
     with pytest.raises(ValueError, match=r"name='cpc-v3' is unknown; .* Did you mean 'cpc-v\d'\?"):
         recipe("cpc-v3")
