@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import warnings
 
@@ -55,8 +56,19 @@ def main(argv=None):
         return _failed(str(error) or type(error).__name__)
 
 
+# Ways out that the package names, as this command has them.
+IN_OPTIONS = {
+    r"\bbroken_images='skip'": "--skip-broken",
+    r"\bmixed_channels='widen'": "--set mixed_channels=widen",
+    r"\bresize=(\d+)": r"--resize \1",
+}
+
+
 def _failed(message):
-    print(f"sklearn-cpc: error: {_one_line(message)}", file=sys.stderr)
+    message = _one_line(message)
+    for parameter, option in IN_OPTIONS.items():
+        message = re.sub(parameter, option, message)
+    print(f"sklearn-cpc: error: {message}", file=sys.stderr)
     return 1
 
 
