@@ -21,6 +21,7 @@ from ..nn import (
 )
 from ..training import CPCNet, ImageFeed
 from ..training.distributed import local_cuda, smallest_part
+from ..training.messages import in_one_line
 from ..training.net import OPTIMIZERS
 from .planning import given_batch_size
 
@@ -369,7 +370,7 @@ def compiled(wanted, net, feed, settings):
             _try_gradient(net, feed, settings)
         except Exception as error:
             encoder._compiled_call_impl = None
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = in_one_line(error)
             warnings.warn(
                 f"compile=True: torch.compile failed here ({reason:.200}); training goes on "
                 "without it.",

@@ -97,9 +97,8 @@ class IndexedGrid(PatchGrid):
 def without_heads(model):
     """A copy in eval mode that embeds, and has no weights that only the loss needs."""
     small = copy.copy(model)
-    of_the_loss = ("targets", "W", "queues", "earlier")
+    of_the_loss = ("targets", "W", "queues", "slow", "earlier")
     small._modules = model._modules | {name: nn.ModuleDict() for name in of_the_loss}
-    small._modules["slow"] = None
     small = copy.deepcopy(small)
     for parameter in small.parameters():
         parameter.requires_grad_(False)

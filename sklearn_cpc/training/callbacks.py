@@ -44,7 +44,16 @@ SCHEDULES = {"cosine": _cosine, "linear": _linear, "step": _step, "constant": _c
 
 
 class _CountsBatches(Callback):
-    """Knows how many batches of the training have begun."""
+    """Knows how many batches of the training have begun.
+
+    Parameters
+    ----------
+    n_batches : int
+        Of the whole training.
+    """
+
+    def __init__(self, n_batches):
+        self.n_batches = n_batches
 
     def on_train_begin(self, net, **kwargs):
         self.n_done_ = 0
@@ -71,7 +80,7 @@ class LearningRate(_CountsBatches):
     """
 
     def __init__(self, n_batches, warmup=0.05, schedule="cosine"):
-        self.n_batches = n_batches
+        super().__init__(n_batches)
         self.warmup = warmup
         self.schedule = schedule
 
@@ -88,16 +97,7 @@ class LearningRate(_CountsBatches):
 
 
 class StageByStage(_CountsBatches):
-    """Trains the stages of a greedy encoder one after the other, each in an equal share of batches.
-
-    Parameters
-    ----------
-    n_batches : int
-        Of the whole training.
-    """
-
-    def __init__(self, n_batches):
-        self.n_batches = n_batches
+    """Trains the stages of a greedy encoder one after the other, in equal shares of batches."""
 
     def on_batch_begin(self, net, training=None, **kwargs):
         n_stages = net.module_.n_stages
@@ -111,15 +111,7 @@ class HarderNegatives(_CountsBatches):
 
     A network that knows nothing yet has no negatives that are hard for a reason, and the greatest
     of many scores fall fastest where all become equal: such a network collapses.
-
-    Parameters
-    ----------
-    n_batches : int
-        Of the whole training.
     """
-
-    def __init__(self, n_batches):
-        self.n_batches = n_batches
 
     def on_batch_begin(self, net, training=None, **kwargs):
         model, done = net.module_, self.n_done_ / max(1, self.n_batches - 1)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import deep_png
+from .messages import in_one_line
 
 __all__ = ["BrokenImageError", "ImageKind", "array_of", "examine", "header", "pixels", "resized"]
 
@@ -85,7 +86,7 @@ def _naming_the_file(read):
         except FileNotFoundError as error:
             raise BrokenImageError(f"{path} is no file; check the path.") from error
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
+            what = in_one_line(error)
             raise BrokenImageError(
                 f"{path} cannot be read as an image ({what:.200}); replace it, or leave it out."
             ) from error

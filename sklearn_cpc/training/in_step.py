@@ -13,6 +13,7 @@ from contextvars import ContextVar
 import torch
 from torch import distributed as dist
 
+from .messages import in_one_line
 from .world import join
 
 __all__ = ["FailedElsewhereError", "agreed", "greatest", "in_step", "tell"]
@@ -85,7 +86,7 @@ def tell(error):
     """Let the others know that this process has failed, once."""
     if _has_failed.get():
         return
-    text = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
+    text = in_one_line(error).rstrip(": ")
     with suppress(Exception), _uninterrupted():  # nobody may be left to be told
         _vote(failure=f"{text:.500}")
 

@@ -8,6 +8,7 @@ import torch
 
 from . import decoding
 from .decoding import BrokenImageError, ImageKind
+from .messages import in_one_line
 
 __all__ = ["FileReader", "ItemReader", "arrays", "kinds", "kinds_by_reading"]
 
@@ -95,7 +96,7 @@ class ItemReader(_Reader):
         except BrokenImageError:
             raise
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
+            what = in_one_line(error)
             raise BrokenImageError(
                 f"{self.name(row)} cannot be read ({what:.200}); replace it, or leave it out."
             ) from error

@@ -15,6 +15,8 @@ from joblib.externals.loky import ProcessPoolExecutor
 from joblib.externals.loky.backend import get_context
 from joblib.externals.loky.backend.reduction import dumps  # by cloudpickle
 
+from .messages import in_one_line
+
 __all__ = ["KINDS", "WorkerError", "make_workers", "workers_ended"]
 
 # Beyond that they wait for one another.
@@ -152,7 +154,7 @@ def _pickled(reader):
 
 
 def _unsendable(what, error):
-    error = " ".join(f"{type(error).__name__}: {error}".split())
+    error = in_one_line(error)
     return (
         f"{what} cannot be sent to worker processes ({error:.200}); open files, locks and "
         "connections within its __getitem__, where each process has its own, or pass "
