@@ -6,6 +6,7 @@ treats every patch on its own. One whose forward is exactly convolutional also h
 """
 
 from functools import partial
+from math import gcd, prod
 
 import torch
 from torch import nn
@@ -162,25 +163,48 @@ class ConvEncoder(nn.Module):
         weight[: 2 * len(filters)] = torch.cat([filters, -filters])
 
     def can_share(self, stride):
-        """Whether `forward_dense` is exact at this stride between patches."""
-        return all(s % t == 0 for s, t in zip(stride, self.total_stride, strict=True))
+        """Whether `forward_dense` saves work at this stride between patches."""
+        n_phases = prod(t // gcd(s, t) for s, t in zip(stride, self.total_stride, strict=True))
+        return n_phases == 1 or n_phases * prod(stride) < prod(self.patch_size)
 
     def forward_dense(self, images, stride):
         """Features of all patches of whole images, overlapping work done once.
+
+        Where the stride is a multiple of `total_stride`, one pass over the image has all patches.
+        Else every so many patches are as far apart as the maps' pixels, and there is a pass for
+        each of these phases.
 
         Parameters
         ----------
         images : Tensor of shape (batch, channels, height, width)
             The part of the images that the grid covers.
         stride : (int, int)
-            Distance of neighbouring patches, a multiple of `total_stride`.
+            Distance of neighbouring patches.
 
         Returns
         -------
         features : Tensor of shape (batch, rows, cols, n_components)
         """
+        pairs = list(zip(stride, self.total_stride, strict=True))
+        phases, step = [t // gcd(s, t) for s, t in pairs], [s // gcd(s, t) for s, t in pairs]
+        sizes = zip(images.shape[2:], self.patch_size, stride, strict=True)
+        shape = [(size - patch) // s + 1 for size, patch, s in sizes]
+        (down, across), (n_down, n_across) = stride, phases
+        parts = {
+            (i, j): self._convolved(images[:, :, i * down :, j * across :], step)
+            for i in range(min(n_down, shape[0]))
+            for j in range(min(n_across, shape[1]))
+        }
+        if len(parts) == 1:
+            return parts[0, 0]
+        features = parts[0, 0].new_empty(images.shape[0], *shape, self.n_components)
+        for (i, j), part in parts.items():
+            features[:, i::n_down, j::n_across] = part
+        return features
+
+    def _convolved(self, images, step):
+        """Features of the windows of an image that are `step` map pixels apart."""
         maps = self.body(images.contiguous(memory_format=torch.channels_last))
-        step = [s // t for s, t in zip(stride, self.total_stride, strict=True)]
         maps = F.relu(F.conv2d(maps, self.head.weight, self.head.bias, stride=step))
         return maps.permute(0, 2, 3, 1)
 

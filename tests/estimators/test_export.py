@@ -139,6 +139,10 @@ def test_the_encoder_is_a_plain_module_with_a_state():
 
 ONNX = [
     ("last", {}),
+    (
+        "uint16",  # whose patches are encoded in four passes
+        {"patch_size": 7, "patch_stride": 4, "transform_stride": 1, "directions": ("down",)},
+    ),
     ("first", {"encoder": "dictionary", "pooling": "mean", "channels": "first"}),
     ("grey", {"encoder": "resnet18", "pooling": "quadrants", "n_components": None}),
     ("flat", {"pooling": "quadrant-means", "transform_flip": True}),
