@@ -8,10 +8,12 @@ on purpose, and to be kept so; nothing in the package uses it.
 
 import numpy as np
 import torch
+from augmentation import augment_with_pillow
 from PIL import Image, ImageEnhance
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from sklearn_cpc.nn import AUGMENTATIONS
 from sklearn_cpc.nn.patches import DIRECTIONS
 
 
@@ -23,11 +25,12 @@ class PatchDataset(Dataset):
     images : uint8 array of shape (n, height, width, 3)
     model : CPCModel
         Its grid and its moments of pixels are used.
-    augment : bool
-        The changes of `Augmentation()`: flip, jitter, brightness, contrast, grey, dropped channels.
+    augment : {"full", "cpc-v2"} or None
+        A flip of the image and, for each patch, the changes of `Augmentation()`: jitter,
+        brightness, contrast, grey, dropped channels; or those of CPC v2, see `augmentation.py`.
     """
 
-    def __init__(self, images, model, augment=True):
+    def __init__(self, images, model, augment="full"):
         self.images = images
         self.grid = model.grid
         self.mean = model.pixel_mean.view(-1, 1, 1).cpu()
@@ -54,10 +57,13 @@ class PatchDataset(Dataset):
         return torch.stack(rows)  # (rows, cols, channels, height, width)
 
     def to_tensor(self, patch):
-        if self.augment:
+        if self.augment == "full":
             patch = change(patch)
+        elif self.augment:
+            setting = AUGMENTATIONS[self.augment]
+            patch = augment_with_pillow(np.asarray(patch), np.random, setting)
         pixels = torch.from_numpy(np.array(patch)).permute(2, 0, 1).float() / 255
-        if self.augment and np.random.rand() < 0.25:
+        if self.augment == "full" and np.random.rand() < 0.25:
             dropped = np.random.permutation(3)[:2]
             pixels[dropped] = self.mean[dropped]
         return (pixels - self.mean) / self.std
@@ -75,10 +81,11 @@ def change(patch):
     return patch
 
 
-def loader(images, model, batch_size, n_workers=0, augment=True):
+def loader(images, model, batch_size, n_workers=0, augment="full"):
     """Batches of patches, (batch, rows, cols, channels, height, width), standardised."""
     dataset = PatchDataset(images, model, augment)
-    return DataLoader(dataset, batch_size, shuffle=augment, num_workers=n_workers, drop_last=True)
+    shuffle = augment is not None
+    return DataLoader(dataset, batch_size, shuffle=shuffle, num_workers=n_workers, drop_last=True)
 
 
 def literal_loss(model, patches, n_negatives=16):

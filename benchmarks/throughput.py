@@ -14,10 +14,10 @@ which all take turns. FLOP are counted from the shapes, of the package's own ste
 measurement is printed and appended as JSON to `--out`, and a picture is drawn beside it.
 
 The step is that of `CPCNet` with the default parameters: batch from uint8, augmentation, loss,
-gradient, clipping, optimiser. "step, 16 negatives" is the same with the literal step's candidates,
-and the literal step's ratio to the default one is to its advantage, whose pairs have 280.
-`--clock process` counts the seconds of this process alone, for a machine shared with others; with
-one thread only.
+gradient, clipping, optimiser; with `--augment cpc-v2` both change patches as CPC v2 does. "step, 16
+negatives" is the same with the literal step's candidates, and the literal step's ratio to the
+default one is to its advantage, whose pairs have 280. `--clock process` counts the seconds of this
+process alone, for a machine shared with others; with one thread only.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def training_step(cpc, X, batch):
     return call
 
 
-def literal_step(cpc, X, batch, n_workers):
+def literal_step(cpc, X, batch, n_workers, augment):
     """A call that takes the plain step on the next batch."""
     from literal_cpc import literal_loss, loader  # needs Pillow
 
@@ -96,7 +96,7 @@ def literal_step(cpc, X, batch, n_workers):
         net.module_,
         torch.optim.AdamW(net.module_.parameters(), lr=cpc.learning_rate),
     )
-    batches = loader(X, model, batch, n_workers)
+    batches = loader(X, model, batch, n_workers, augment)
     stream = endless(batches)
 
     def call():
@@ -147,20 +147,23 @@ def measure(options, encoder, side, batch, precision):
     device = options.device
     rng = np.random.RandomState(0)
     X = rng.randint(0, 256, (2 * batch, side, side, 3), dtype=np.uint8)
-    cpc = build(encoder, X, precision, device, batch)
+    cpc = build(encoder, X, precision, device, batch, augment=options.augment)
     few = build(
         encoder,
         X,
         precision,
         device,
         batch,
+        augment=options.augment,
         negatives="mixed",
         n_candidates=N_NEGATIVES + 1,
         same_image_fraction=None,
     )
     n = min(len(X), options.transform_images)
     ceiling, ceiling_flop = product(precision, device, options.product_side)
-    plain = {} if options.no_literal else {"literal": literal_step(few, X, batch, options.workers)}
+    plain = {}
+    if not options.no_literal:
+        plain["literal"] = literal_step(few, X, batch, options.workers, options.augment)
     step, few_step = training_step(cpc, X, batch), training_step(few, X, batch)
     training = {
         "ceiling": ceiling,
@@ -263,6 +266,7 @@ def parse(argv):
     parser.add_argument("--seconds", type=float, default=20, help="after which no round begins")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--workers", type=int, default=0, help="of the literal step's DataLoader")
+    parser.add_argument("--augment", choices=("full", "cpc-v2"), default="full")
     parser.add_argument("--no-literal", action="store_true")
     parser.add_argument("--transform-images", type=int, default=64)
     parser.add_argument("--product-side", type=int, help="of the matrices of the ceiling")

@@ -191,7 +191,7 @@ def script(monkeypatch):
     """Import a benchmark by its name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     yield importlib.import_module
-    for name in ("throughput", "literal_cpc", "measuring", "cifar10", "scaling"):
+    for name in ("throughput", "literal_cpc", "augmentation", "measuring", "cifar10", "scaling"):
         sys.modules.pop(name, None)
 
 
@@ -212,7 +212,7 @@ def test_the_literal_step_has_the_same_loss_and_gradient(script, rng, similarity
         temperature=0.5,
         negatives="batch",
     )
-    (patches,) = literal.loader(images, model, len(images), augment=False)
+    (patches,) = literal.loader(images, model, len(images), augment=None)
     expected = literal.literal_loss(model, patches, None)
     expected_gradients = torch.autograd.grad(expected, list(model.parameters()))
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
@@ -223,12 +223,25 @@ def test_the_literal_step_has_the_same_loss_and_gradient(script, rng, similarity
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
 
 
-def test_throughput_measures_the_step_and_transform(script, tmp_path, capsys):
+@pytest.mark.parametrize("augment", ["full", "cpc-v2"])
+def test_the_literal_step_changes_every_patch_by_itself(script, augment):
+    pytest.importorskip("PIL")
+    grid = PatchGrid(8, 8, 4, 2)
+    model = CPCModel(grid, ConvEncoder(3, grid.patch_size, 4, width=4), 3)
+    images = np.full((1, 8, 8, 3), (10, 90, 200), np.uint8)
+    np.random.seed(0)
+    (patches,) = script("literal_cpc").loader(images, model, 1, augment=augment)
+    assert patches.shape == (1, 3, 3, 3, 4, 4)
+    assert len(patches.flatten(0, 2).unique(dim=0)) == 9
+
+
+@pytest.mark.parametrize("augment", ["full", "cpc-v2"])
+def test_throughput_measures_the_step_and_transform(script, tmp_path, capsys, augment):
     pytest.importorskip("PIL")
     pytest.importorskip("matplotlib")
     out = tmp_path / "rates.jsonl"
     arguments = "--encoders conv --sides 16 --batches 4 --precision float32 --rounds 2 --device cpu"
-    sizes = "--transform-images 4 --product-side 64"
+    sizes = f"--transform-images 4 --product-side 64 --augment {augment}"
     script("throughput").main([*arguments.split(), *sizes.split(), "--out", str(out)])
     run, *rows = map(json.loads, out.read_text().splitlines())
     assert run["what"] == "run"
