@@ -123,17 +123,21 @@ def draw(ax, points, lines, simclr):
         color = look["color"]
         minutes, scores = zip(*[(m, s[n]) for m, _, s in points], strict=True)
         ax.plot(minutes, scores, **look)
-        note(ax, f"CPC, {n:,} labels", (minutes[-1], scores[-1]), (8, -3), color=color)
+        # Of two labels that may meet, each is on its own side.
+        is_behind = any(row[n] > scores[-1] for _, _, row in simclr)
+        offset = (8, -9 if is_behind else 0)
+        note(ax, f"CPC, {n:,} labels", (minutes[-1], scores[-1]), offset, color=color)
         for name, row in lines.items():
             ax.axhline(row[n], color=color, linestyle=":", linewidth=1.2)
             # Between the curves and what is published.
             note(ax, f"{name}, {n:,} labels", (60, row[n]), (0, 3), color=color)
         for x, _, row in simclr:
             ax.plot(x, row[n], **look | {"markerfacecolor": "white", "markeredgecolor": color})
-            note(ax, f"SimCLR, {n:,} labels", (x, row[n]), (8, -3), color=color)
+            offset = (8, 3 if is_behind else -12)
+            note(ax, f"SimCLR, {n:,} labels", (x, row[n]), offset, color=color)
     highest = max(points[0][2])
     for minutes, epochs, scores in points:
-        note(ax, f"{epochs} epochs", (minutes, scores[highest]), (0, 8), ha="center")
+        note(ax, f"{epochs} epochs", (minutes, scores[highest]), (0, 12), ha="center")
 
 
 def draw_published(ax, right):

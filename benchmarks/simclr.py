@@ -14,6 +14,7 @@ of HSV, which keeps an image's colour changes one matrix; the network may be nar
 """
 
 import math
+from collections import deque
 
 import numpy as np
 import torch
@@ -235,8 +236,8 @@ class SimCLR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         generator = torch.Generator(self._device).manual_seed(seed)
         weights = [*self.encoder_.parameters(), *head.parameters()]
         optimizer = torch.optim.AdamW(weights, weight_decay=self.weight_decay)
-        batches, losses = endless_batches(len(images), self.batch_size, generator), []
-        report = 0.1
+        batches = endless_batches(len(images), self.batch_size, generator)
+        n_steps, losses, report = 0, deque(maxlen=100), 0.1
         while (spent := now() - start) < self.max_seconds:
             share = spent / self.max_seconds
             rate = min(share / WARM_UP + 0.01, 1) * (1 + math.cos(math.pi * share)) / 2
@@ -246,15 +247,16 @@ class SimCLR(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            losses.append(loss.detach())
+            losses.append(loss.item())
+            n_steps += 1
             if self.verbose and share > report:
-                n = len(losses) * self.batch_size
-                print(f"{share:4.0%} {n:9,} images, loss {loss.item():.3f}", flush=True)
+                n = n_steps * self.batch_size
+                print(f"{share:4.0%} {n:9,} images, loss {losses[-1]:.3f}", flush=True)
                 report += 0.1
         synchronize(self._device)
         self.seconds_ = now() - start
-        self.n_images_ = len(losses) * min(self.batch_size, len(images))
-        self.loss_ = torch.stack(losses[-100:]).mean().item() if losses else math.nan
+        self.n_images_ = n_steps * min(self.batch_size, len(images))
+        self.loss_ = float(np.mean(losses)) if losses else math.nan
 
     def _loss(self, views, head):
         with self._autocast():
