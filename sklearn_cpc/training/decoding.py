@@ -12,7 +12,7 @@ import numpy as np
 
 from . import deep_png
 from .messages import in_one_line
-from .tiff_pages import check_chain
+from .tiff_pages import check_chain, check_room
 
 __all__ = ["BrokenImageError", "ImageKind", "array_of", "examine", "header", "pixels", "resized"]
 
@@ -327,6 +327,7 @@ def _read_by_tifffile(path, read):
         if not {"Y", "X"} <= set(series.axes):
             raise ValueError(f"its axes are {series.axes}, not Y and X among others")
         _check_size(series.shape)
+        check_room(series, file.filehandle.size)
         return read(series)
 
 

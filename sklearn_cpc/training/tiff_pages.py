@@ -1,6 +1,11 @@
-"""The chain of pages of a TIFF, before tifffile follows it."""
+"""What must hold of a TIFF before tifffile follows its pages and makes room for its pixels."""
 
-__all__ = ["check_chain"]
+import numpy as np
+
+__all__ = ["check_chain", "check_room"]
+
+MUCH = 2**28  # bytes of pixels
+MOST_PER_BYTE = 4096  # bytes of pixels that one of a file may stand for; deflate has 1032
 
 
 def check_chain(file):
@@ -28,3 +33,22 @@ def check_chain(file):
         seen.add(place)
         end = place + form.tagnosize + number(place, form.tagnosize) * form.tagsize
         place = number(end, form.offsetsize)
+
+
+def check_room(series, n_bytes):
+    """Refuse much more than a file can hold, however it is compressed.
+
+    Parameters
+    ----------
+    series : tifffile.TiffPageSeries
+    n_bytes : int
+        Of the file.
+
+    Raises
+    ------
+    ValueError
+        If it says that its pixels take far more bytes than it has.
+    """
+    wanted = series.size * np.dtype(series.dtype).itemsize
+    if wanted > max(MUCH, MOST_PER_BYTE * n_bytes):
+        raise ValueError(f"its pixels would take {wanted} bytes, and the whole file has {n_bytes}")

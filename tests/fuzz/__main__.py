@@ -2,7 +2,7 @@
 
 TARGET is a name in `targets.TARGETS`. FOLDER keeps the inputs that reach new code, from one run to
 the next; the first gets the seeds. An input that is not refused by a ValueError, takes more than 20
-seconds or 2 GiB is written into it as `crash-...`, `timeout-...` or `oom-...`. What follows is for
+seconds or 3 GiB is written into it as `crash-...`, `timeout-...` or `oom-...`. What follows is for
 libFuzzer. `python -m tests.fuzz TARGET FILE` shows what one input does.
 """
 
@@ -16,7 +16,7 @@ import atheris
 with atheris.instrument_imports(include=["sklearn_cpc", "PIL", "tifffile"]):
     from .targets import TARGETS
 
-LIMITS = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=65536")
+LIMITS = ("-timeout=20", "-rss_limit_mb=3072", "-max_len=65536")
 
 
 def main(name, place, *options):
