@@ -80,7 +80,7 @@ class CheckpointKeeper(Callback):
             start = self.about["start"]
             if start != found["start"] and (start is None or start != reached):
                 differing.append("another start: it began from, or has become, another fit")
-        except (KeyError, TypeError, AttributeError) as error:
+        except FAULTS as error:
             raise ValueError(self._no_training(error)) from error
         if differing:
             raise ValueError(

@@ -328,7 +328,9 @@ def _read_by_tifffile(path, read):
             raise ValueError(f"its axes are {series.axes}, not Y and X among others")
         _check_size(series.shape)
         check_room(series, file.filehandle.size)
-        return read(series)
+        found = read(series)
+        _check_size(found.shape)  # of what was read, which may be less
+        return found
 
 
 def _kind_of_series(series):

@@ -9,7 +9,7 @@ MOST_PER_BYTE = 4096  # bytes of pixels that one of a file may stand for; deflat
 
 
 def check_chain(file):
-    """Refuse pages that go in a circle: tifffile notices some alone, and follows others for ever.
+    """Refuse pages that are cut off, or go in a circle, which tifffile may follow for ever.
 
     Parameters
     ----------
@@ -18,16 +18,18 @@ def check_chain(file):
     Raises
     ------
     ValueError
-        If a page is its own successor, next or later.
+        If a page is its own successor, next or later, or lies beyond the end of the file.
     """
     form, handle, seen = file.tiff, file.filehandle, set()
 
     def number(place, size):
+        if not 0 < place <= handle.size - size:
+            raise ValueError(f"its pages are cut off: {handle.size} bytes, and one is at {place}")
         handle.seek(place)
         return int.from_bytes(handle.read(size), "little" if form.byteorder == "<" else "big")
 
     place = file.pages.first.offset
-    while 0 < place < handle.size:
+    while place:
         if place in seen:
             raise ValueError(f"its pages go in a circle, of which one is at byte {place}")
         seen.add(place)

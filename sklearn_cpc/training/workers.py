@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from multiprocessing import Pipe
+from multiprocessing import Pipe, active_children
 
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
@@ -120,6 +120,7 @@ class Processes:
     def close(self):
         """End the processes, whatever they are at."""
         self._pool.shutdown(wait=True, kill_workers=True)
+        active_children()  # lets go of those that have ended, and of their semaphores
         for end in self._ends:
             end.close()
 

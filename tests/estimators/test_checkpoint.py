@@ -265,6 +265,7 @@ def test_another_versions_checkpoint_is_refused_and_kept(tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda state: state.clear(), "KeyError"),
+        (lambda s: s["about"]["settings"].update(batch_size=torch.zeros(2)), "RuntimeError"),
         (lambda state: state["model"].popitem(), "other tensors"),
         (lambda state: state["model"].update({"latent.bias": torch.zeros(9)}), "latent.bias is"),
         (lambda state: state["model"].update({"latent.bias": 3}), "AttributeError"),

@@ -60,7 +60,7 @@ class ModelSettings(Model):
         tiny(averaging=0.9, negatives="queue", queue_size=60).fit(images()).save(self.path)
         with safe_open(self.path, framework="pt") as file:
             self.text = file.metadata()["sklearn_cpc"]
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
     def seeds(self):
         yield self.text.encode()
@@ -99,7 +99,7 @@ class CheckpointState(Target):
 
         with safe_open(broken_off(self.folder), framework="pt") as file:
             self.text = file.metadata()["state"]
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
     def seeds(self):
         yield self.text.encode()

@@ -36,6 +36,25 @@ def test_pages_in_a_circle_are_refused(n, to, byteorder, tmp_path):
             read(path)
 
 
+def test_pages_that_are_cut_off_are_refused(tmp_path):
+    content, places = pages(3)
+    path = tmp_path / "a.tif"
+    path.write_bytes(content[: places[-1] + 20])  # tifffile would take any last bytes as a place
+    for read in (examine, pixels):
+        with pytest.raises(BrokenImageError, match="its pages are cut off: "):
+            read(path)
+
+
+def test_no_pixels_where_the_header_has_some_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(pages(1)[0])
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["BitsPerSample"].overwrite((2048, 2048, 2048))
+        file.pages[0].tags["PlanarConfiguration"].overwrite(291)  # there are 1 and 2
+    with pytest.raises(BrokenImageError, match="cannot be read as an image"):
+        pixels(path)
+
+
 @pytest.mark.parametrize("bigtiff", [False, True])
 def test_pages_in_a_row_are_read(bigtiff, tmp_path):
     content, _ = pages(3, bigtiff=bigtiff)
