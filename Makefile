@@ -3,7 +3,7 @@ BIN := .venv/bin
 # make bench CIFAR10=path/to/cifar10.tar.xz: train/<class>/*.jpg and test/<class>/*.jpg
 CIFAR10 ?= cifar10.tar.xz
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test fuzz lint format bench clean
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -16,6 +16,13 @@ demo: .venv/installed
 # Two processes of one thread each: the tests' products are too small to share among threads.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Minutes per target; needs atheris, which has no wheels for every Python. What is found stays in fuzz/.
+fuzz: .venv/installed
+	$(BIN)/python -m pip install --quiet atheris
+	for target in model model-settings checkpoint checkpoint-state image-header image-pixels deep-png; do \
+		OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $$target fuzz/$$target -max_total_time=120 || exit 1; \
+	done
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -8,6 +8,12 @@ threads, in random order as well (the ceiling), and passes of `TrainingBatches` 
 which bring into arrays, check, batch and map to floats, too. Files are read once before, so that
 all come from the page cache. The claims: at least 80 % of the ceiling, and memory that does not
 grow from the first pass to the last. Appends a JSON line.
+
+    OMP_NUM_THREADS=1 python benchmarks/streaming.py --worker-kind thread,process --resize 64
+
+compares kinds of workers instead, pass by pass in turn with pillow alone (which scales, too), and
+for `--slow-ms` items of a Dataset that is slow in plain Python, by 1 worker and by `--threads` of
+them. What it takes to start them, until the first batch is there, is a number of its own.
 """
 
 import argparse
@@ -24,9 +30,11 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 import sklearn_cpc
-from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images
+from sklearn_cpc.training import ImageFeed, ImageFiles, PixelScale, as_images, workers_ended
+from sklearn_cpc.training.decoded import DatasetImages
 from sklearn_cpc.training.feed import TrainingBatches
 
 
@@ -55,10 +63,14 @@ def decode(paths):
 
 def pillow_alone(paths, threads):
     """Decode in threads, each a share."""
+    return share_out(decode, paths, threads)
+
+
+def share_out(act, paths, threads):
     if threads == 1:
-        return decode(paths)
+        return act(paths)
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(decode, [paths[i::threads] for i in range(threads)]))
+        return list(pool.map(act, [paths[i::threads] for i in range(threads)]))
 
 
 def per_image(images, act, *arguments):
@@ -123,6 +135,84 @@ def memory_of_passes(paths, options):
     return [round(each, 1) for each in found]
 
 
+class SlowItems(Dataset):
+    """Items that each take so many steps of plain Python, which threads cannot share."""
+
+    def __init__(self, n, milliseconds):
+        self.n = n
+        self.n_steps = 1
+        while (seconds := self._seconds()) < 0.02:
+            self.n_steps *= 2
+        self.n_steps = int(self.n_steps * milliseconds / 1000 / seconds)
+
+    def _seconds(self):
+        start = time.thread_time()
+        self[0]
+        return time.thread_time() - start
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, row):
+        total = 0
+        for step in range(self.n_steps):
+            total += step % 3
+        return np.full((8, 8, 3), (total + row) % 256, np.uint8)
+
+
+def scaled(paths, size):
+    """What pillow takes to decode and to scale."""
+    for path in paths:
+        with Image.open(path) as image:
+            image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def compare_kinds(name, sources, alone, options):
+    """Images per second of each kind in turn, and seconds until its first batch."""
+    rates, starts = {}, {}
+    with workers_ended():
+        feeds = {}
+        for kind, make in sources.items():
+            start = time.perf_counter()
+            images = as_images(make(), channels="last")
+            feeds[kind] = ImageFeed(images, PixelScale(0.0, 255.0, (0,) * 3, (1,) * 3), "cpu")
+            feeds[kind].batch(slice(options.batch_size))
+            starts[kind] = round(time.perf_counter() - start, 2)
+        for seed in range(options.passes):
+            turns = {} if alone is None else {"pillow": alone}
+            turns |= {
+                kind: lambda feed=feed: consume(feed, options.batch_size, seed)  # noqa: B023
+                for kind, feed in feeds.items()
+            }
+            for kind, act in turns.items():
+                rate = 1 / per_image(range(len(next(iter(feeds.values())))), act)[0]
+                rates.setdefault(kind, []).append(round(rate, 1))
+    medians = {kind: float(np.median(each)) for kind, each in rates.items()}
+    print(f"{name}: images/s {medians}, seconds to the first batch {starts}")
+    return {"images_per_second": rates, "seconds_to_first_batch": starts}
+
+
+def kinds_of_workers(folder, options):
+    """Files by each kind of workers, and slow items by each kind and number."""
+    kinds, n = options.worker_kind.split(","), options.threads
+    paths = make_files(folder, options.n_images, options.size)
+    decode(paths)
+    size = None if options.resize is None else (options.resize, options.resize)
+    sources = {k: lambda k=k: ImageFiles(paths, size, n_workers=n, worker_kind=k) for k in kinds}
+    act = decode if size is None else lambda paths: scaled(paths, options.resize)
+    alone = lambda: share_out(act, paths, n)  # noqa: E731
+    found = {"files": compare_kinds("files", sources, alone, options)}
+    if options.slow_ms:
+        slow = SlowItems(max(64, options.n_images // 4), options.slow_ms)
+        sources = {
+            f"{k} x {m}": lambda k=k, m=m: DatasetImages(slow, n_workers=m, worker_kind=k)
+            for k in kinds
+            for m in ((1,) if k == "thread" else sorted({1, n}))
+        }
+        found["slow_items"] = compare_kinds("slow items", sources, None, options)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n-images", type=int, default=200_000)
@@ -131,25 +221,46 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--worker-kind", help="thread,process: compare these instead")
+    parser.add_argument("--resize", type=int, help="with --worker-kind")
+    parser.add_argument("--slow-ms", type=float, default=5.0, help="with --worker-kind")
     default = Path(__file__).parent / "results" / "streaming.jsonl"
     parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
+        if options.worker_kind is not None:
+            row = kinds_of_workers(Path(folder), options)
+            return add_row(options, {"what": "kinds of workers", "resize": options.resize, **row})
         paths = make_files(Path(folder), options.n_images, options.size)
         n_bytes = sum(os.path.getsize(path) for path in paths)
         row = measure(paths, options)
         row["memory_after_passes"] = memory_of_passes(paths, options)
     row = {
         "what": "streaming",
-        "n_images": options.n_images,
-        "size": options.size,
         "mean_bytes": round(n_bytes / options.n_images),
         "decoded_mib": round(options.n_images * options.size**2 * 3 / 2**20),
+        **row,
+        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    add_row(options, row)
+    print(
+        f"pillow alone {row['pillow_images_per_second']} images/s, the feed "
+        f"{row['feed_images_per_second']} ({100 * row['share']:.0f} %; by processor time "
+        f"{100 * row['share_of_processor_time']:.0f} %); resident after each pass "
+        f"{row['memory_after_passes']} MiB of {row['decoded_mib']} MiB decoded. Added to "
+        f"{options.out}"
+    )
+
+
+def add_row(options, row):
+    """Append what was found, by what and where."""
+    row = {
+        "n_images": options.n_images,
+        "size": options.size,
         "batch_size": options.batch_size,
         "threads": options.threads,
         **row,
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "date": time.strftime("%Y-%m-%d"),
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -161,13 +272,6 @@ def main():
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    print(
-        f"pillow alone {row['pillow_images_per_second']} images/s, the feed "
-        f"{row['feed_images_per_second']} ({100 * row['share']:.0f} %; by processor time "
-        f"{100 * row['share_of_processor_time']:.0f} %); resident after each pass "
-        f"{row['memory_after_passes']} MiB of {row['decoded_mib']} MiB decoded. Added to "
-        f"{options.out}"
-    )
 
 
 if __name__ == "__main__":

@@ -174,7 +174,8 @@ def _read(path):
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("sklearn_cpc", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # A copy: what is given is the file itself, which may change.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a file that CPCTransformer.save wrote: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

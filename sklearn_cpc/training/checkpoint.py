@@ -15,6 +15,7 @@ __all__ = ["CheckpointKeeper", "trained_weights"]
 
 # What a state that does not fit may lead to.
 FAULTS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of the optimisers that there are
 # What skorch notes of every batch.
 BATCH_COLUMNS = ("train_loss", "train_batch_size")
 
@@ -79,7 +80,7 @@ class CheckpointKeeper(Callback):
             start = self.about["start"]
             if start != found["start"] and (start is None or start != reached):
                 differing.append("another start: it began from, or has become, another fit")
-        except (KeyError, TypeError, AttributeError) as error:
+        except FAULTS as error:
             raise ValueError(self._no_training(error)) from error
         if differing:
             raise ValueError(
@@ -322,6 +323,8 @@ def _restore_optimizer(optimizer, kept):
     optimizer.state.clear()
     for index, entry in kept["state"].items():
         p = parameters[int(index)]
+        if entry.keys() != MOMENTS:
+            raise ValueError(f"the optimizer's state {index} has {sorted(entry)}")
         for name, value in entry.items():
             if value.ndim:  # laid out in memory as the weights: sums in the same order
                 _check_like({name: p}, {name: value})
@@ -329,8 +332,16 @@ def _restore_optimizer(optimizer, kept):
             optimizer.state[p][name] = value.detach()
     for group, settings in zip(optimizer.param_groups, kept["groups"], strict=True):
         for name in settings.keys() & group.keys():
-            is_tuple = isinstance(group[name], tuple)
-            group[name] = tuple(settings[name]) if is_tuple else settings[name]
+            group[name] = _like(group[name], settings[name], name)
+
+
+def _like(now, then, name):
+    """A setting of the optimiser as it was, which must be of the kind that it is now."""
+    if isinstance(now, tuple):
+        then = tuple(_like(a, b, name) for a, b in zip(now, then, strict=True))
+    elif not (type(then) is type(now) or {type(then), type(now)} <= {int, float}):
+        raise TypeError(f"the optimizer's {name}={then!r:.100}")
+    return then
 
 
 def _generators(net):

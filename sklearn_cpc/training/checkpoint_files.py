@@ -179,7 +179,8 @@ def _from_file(path):
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # A copy: what is given is the file itself, which may change.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _BrokenError(f"no safetensors file: {error}") from error
     if metadata.get("digest") != digest(tensors, metadata.get("state", "")):

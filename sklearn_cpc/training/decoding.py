@@ -12,6 +12,7 @@ import numpy as np
 
 from . import deep_png
 from .messages import in_one_line
+from .tiff_pages import check_chain, check_room
 
 __all__ = ["BrokenImageError", "ImageKind", "array_of", "examine", "header", "pixels", "resized"]
 
@@ -321,11 +322,15 @@ def _reaches(image, size, offsets, lengths):
 def _read_by_tifffile(path, read):
     tifffile = import_optional("tifffile")
     with tifffile.TiffFile(path) as file:
+        check_chain(file)
         series = file.series[0]
         if not {"Y", "X"} <= set(series.axes):
             raise ValueError(f"its axes are {series.axes}, not Y and X among others")
         _check_size(series.shape)
-        return read(series)
+        check_room(series, file.filehandle.size)
+        found = read(series)
+        _check_size(found.shape)  # of what was read, which may be less
+        return found
 
 
 def _kind_of_series(series):

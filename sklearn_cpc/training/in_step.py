@@ -38,7 +38,7 @@ def in_step():
     if join().size == 1:
         yield
         return
-    token = _has_failed.set(False)
+    _has_failed.set(False)  # and is not put back: one within another tells for both
     try:
         yield
         if not _has_failed.get():
@@ -47,8 +47,6 @@ def in_step():
     except BaseException as error:
         tell(error)
         raise
-    finally:
-        _has_failed.reset(token)
 
 
 @contextmanager

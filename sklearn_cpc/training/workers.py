@@ -5,10 +5,10 @@ import pickle
 import re
 import signal
 import threading
-import time
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from multiprocessing import Pipe, active_children
 
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
@@ -23,7 +23,7 @@ __all__ = ["KINDS", "WorkerError", "make_workers", "workers_ended"]
 MOST_WORKERS = 16
 # One thread each: there are as many workers as there are to be threads.
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-SECONDS_TO_NOTICE = 1.0  # that the process which asked for the images is gone
+SECONDS_TO_NOTICE = 1.0  # that the process which asked for the images is gone, at the most
 
 _begun = ContextVar("begun", default=None)
 
@@ -81,11 +81,14 @@ class Processes:
 
     def __init__(self, reader, n):
         self.n = n
+        content = _pickled(reader)
+        # Nothing is ever sent: the system closes the second end with this process, however it ends.
+        self._ends = Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(
             n,
             context=get_context("loky"),
             initializer=_begin,
-            initargs=(_pickled(reader), os.getpid()),
+            initargs=(content, self._ends[0], os.getpid()),
             env=ENVIRONMENT,
         )
         if _begun.get() is not None:
@@ -117,6 +120,9 @@ class Processes:
     def close(self):
         """End the processes, whatever they are at."""
         self._pool.shutdown(wait=True, kill_workers=True)
+        active_children()  # lets go of those that have ended, and of their semaphores
+        for end in self._ends:
+            end.close()
 
 
 KINDS = {"thread": Threads, "process": Processes}
@@ -178,19 +184,23 @@ def _death(error):
 _reader = None
 
 
-def _begin(content, parent):
+def _begin(content, end, parent):
     """What a worker does first; a Ctrl-C is left to the process that asked for it."""
     global _reader
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(end, parent), daemon=True).start()
     torch.set_num_threads(1)
     _reader = content
 
 
-def _end_with(parent):
-    """End where the process that asks is killed, which tells nobody."""
-    while os.getppid() == parent:
-        time.sleep(SECONDS_TO_NOTICE)
+def _end_with(end, parent):
+    """End where the process that asks is killed, which tells nobody.
+
+    Its end of the pipe closes then. Where it was forked, as by a loader of its own, a copy may
+    stay open: so its number is looked at as well, which on Windows never changes.
+    """
+    while not end.poll(SECONDS_TO_NOTICE) and os.getppid() == parent:
+        pass
     os._exit(1)
 
 

@@ -248,3 +248,16 @@ def test_the_moments_of_both_optimisers_are_known():
     for name in building.OPTIMIZERS:
         net = tiny(optimizer=name).fit(images()).net_
         assert all(entry.keys() == file_checks.MOMENTS for entry in net.optimizer_.state.values())
+
+
+def test_a_model_stays_as_it_was_when_its_file_changes(parts, tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(parts[2])
+    cpc = CPCTransformer.load(path)
+    with open(path, "r+b") as file:  # in its place, as cp does it
+        file.write(bytes(len(parts[2])))
+    expected = CPCTransformer.load(written(tmp_path / "b", *parts[:2]))
+    X = images()
+    np.testing.assert_array_equal(
+        cpc.partial_fit(X).transform(X), expected.partial_fit(X).transform(X)
+    )

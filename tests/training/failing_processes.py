@@ -9,7 +9,7 @@ import numpy as np
 from skorch.callbacks import Callback
 from torch.utils.data import Dataset
 
-from sklearn_cpc import CPCTransformer
+from sklearn_cpc import CPCTransformer, CSVLog
 from sklearn_cpc.estimators.collections import transform_shared
 from sklearn_cpc.training.in_step import FailedElsewhereError
 
@@ -106,6 +106,9 @@ def main(folder, rank):
     told["both"] = said(["none.png"])
     told["data"] = said(Spoiled(rank == 1))
     told["interrupt"] = said(callbacks=[CtrlCTwice()] if rank == 1 else None)
+    log = folder / "another's.csv"
+    log.write_text("a,b\n1,2\n")
+    told["log"] = said(callbacks=[CSVLog(log)])
     cpc = CPCTransformer(**processes.SETTINGS).fit(processes.pixels())
     for name, where in (("shards", folder / "failing"), ("memory", None)):
         told[name] = transformed(cpc, processes.pixels(8 if rank == 0 else 1), where)

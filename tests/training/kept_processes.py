@@ -13,6 +13,7 @@ from skorch.callbacks import Callback
 from sklearn_cpc import CPCTransformer, CSVLog
 from sklearn_cpc.estimators import planning
 from sklearn_cpc.nn import ConvEncoder
+from sklearn_cpc.training import held_out
 from sklearn_cpc.training.distributed import alone, from_main
 from sklearn_cpc.training.memory import OutOfMemory
 
@@ -21,6 +22,8 @@ from . import processes
 # Two batches of an epoch, all images held out in one, and all that is kept of a training.
 KEPT = {"early_stopping": True, "validation_fraction": 0.3, "averaging": 0.9}
 KEPT |= {"negatives": "queue", "queue_size": 64, "gather_negatives": True}
+HELD_OUT = {"early_stopping": True, "max_epochs": 4, "n_iter_no_change": 1, "tol": 0.0}
+HELD_OUT |= {"validation_fraction": 0.3, "batch_size": 16}
 ROOM = {"groups": {}, "sampled": {"negatives": "sampled", "gather_negatives": True}}
 
 
@@ -127,6 +130,15 @@ def log(folder, rank):
         return CPCTransformer(**settings, callbacks=[log]).fit(processes.pixels()).net_.batch_size
 
 
+def held_out_bounds(rank):
+    """Of a training in which process 1 would find another, which would end it."""
+    bounds = iter([9.0, 8.0, 7.0, 6.0])
+    own = {0: held_out.held_out_bound, 1: lambda *args: next(bounds)}[rank]
+    with mock.patch.object(held_out, "held_out_bound", own):
+        cpc = CPCTransformer(**processes.SETTINGS | HELD_OUT).fit(processes.pixels())
+    return [row["validation_mutual_information"] for row in cpc.history_]
+
+
 def little_room(rank, settings):
     """Weights of a fit in which process 1 runs out of memory, on the way there and on the way back.
 
@@ -162,6 +174,7 @@ def little_room(rank, settings):
 def main(folder, rank):
     told = checkpoints(folder, rank)
     told["auto"] = log(folder, rank)
+    told["held out"] = held_out_bounds(rank)
     rooms = {name: little_room(rank, settings) for name, settings in ROOM.items()}
     np.savez(folder / f"rooms-{rank}.npz", **{name: room[0] for name, room in rooms.items()})
     told["rooms"] = {name: room[1] for name, room in rooms.items()}

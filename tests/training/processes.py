@@ -203,6 +203,8 @@ def main(folder):
 
 
 if __name__ == "__main__":  # torchrun
+    # Python's own handler, also where the tests were started with SIGINT ignored (`make &`).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     if len(sys.argv) > 2:
         SETTINGS |= {"device": sys.argv[2], "precision": "float32"}

@@ -1,10 +1,13 @@
 """Several processes train what one would: two of them, started by torchrun, on the CPU."""
 
+import csv
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +20,10 @@ from sklearn_cpc.estimators.collections import read_shared
 from sklearn_cpc.training import distributed
 from sklearn_cpc.training import in_step as in_step_module
 from sklearn_cpc.training.distributed import World, alone, join, smallest_part
-from sklearn_cpc.training.in_step import FailedElsewhereError, in_step
+from sklearn_cpc.training.in_step import FailedElsewhereError, agreed, in_step
 
 from . import processes
-from .kept_processes import KEPT, ROOM, gone_on
+from .kept_processes import HELD_OUT, KEPT, ROOM, gone_on
 from .processes import CASES, fitted, fitted_weights, pixels, refusal, result
 
 pytestmark = pytest.mark.skipif(
@@ -200,6 +203,19 @@ def test_process_0_alone_reads_and_writes(folder, kept):
     assert not (folder / "log-1.csv").exists()
 
 
+def test_the_log_has_the_losses_of_all_images(folder):
+    with open(folder / "log-0.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(losses, result({"batch_size": 64})["loss"], atol=ATOL["loss"])
+
+
+def test_process_0_alone_looks_at_held_out_images(kept):
+    assert kept[0]["held out"] == kept[1]["held out"]
+    np.testing.assert_allclose(
+        kept[0]["held out"], result(HELD_OUT)["held_out"], rtol=0, atol=ATOL["held_out"]
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -255,6 +271,7 @@ def failing(folder):
 
 ELSEWHERE = "FailedElsewhereError: Process {} of 2 has failed, and the others end with it: "
 MISSING = "BrokenImageError: 1 of 1 images cannot be read. The first: none.png is no file; check"
+ANOTHERS = "ValueError: path="
 OTHER_PIXELS = "ValueError: X has images of 1x1 pixels, smaller than the patches of the fit"
 
 
@@ -272,6 +289,7 @@ def test_an_error_in_one_process_ends_all_and_is_told(event, gather, failing):
         ("header", 1, MISSING),
         ("number 0", 0, MISSING),
         ("data", 1, "BrokenImageError: dataset["),
+        ("log", 0, ANOTHERS),
         ("memory", 1, OTHER_PIXELS),
         ("shards", 1, OTHER_PIXELS),
     ],
@@ -298,18 +316,114 @@ def test_processes_are_in_step_after_errors(folder):
         )
 
 
-def test_a_process_that_does_not_answer_is_told_of(monkeypatch):
-    def lost(*args):
-        raise RuntimeError("Connection closed by peer")
+class Line:
+    """What process 0 of two sends; `act` does what else happens meanwhile."""
 
+    def __init__(self):
+        self.votes, self.said, self.act = [], [], lambda votes: None
+
+    def all_reduce(self, votes, operation):
+        assert operation == torch.distributed.ReduceOp.MAX
+        self.votes.append(votes.tolist())
+        self.act(votes)
+
+    def broadcast_object_list(self, said, source):
+        if source == 0:
+            self.said += said
+        else:
+            said[0] = "lost there"
+
+
+@pytest.fixture
+def line(monkeypatch):
+    line = Line()
     monkeypatch.setattr(in_step_module, "join", lambda: World(0, 2))
     monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo")
-    monkeypatch.setattr(torch.distributed, "all_reduce", lost)
+    for name in ("all_reduce", "broadcast_object_list"):
+        monkeypatch.setattr(torch.distributed, name, getattr(line, name))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield line
+    handler = signal.signal(signal.SIGINT, before)
+    assert handler is signal.default_int_handler
+
+
+def test_a_process_that_does_not_answer_is_told_of(line):
+    def lost(votes):
+        raise RuntimeError("Connection closed by peer")
+
+    line.act = lost
     message = r"Another process does not answer, it has died or cannot be reached \(Connection cl"
     with pytest.raises(FailedElsewhereError, match=message), in_step():
         pass
+    assert line.votes == [[0, 0]]  # and is not asked again, which may take half an hour
     with pytest.raises(ZeroDivisionError), in_step():  # what was wrong here is what is said
         _ = 1 / 0
+
+
+def test_ctrl_c_waits_until_what_is_sent_is_sent(line):
+    sent = []
+    line.act = lambda votes: signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), agreed():
+        sent.append("all")
+    assert sent == ["all"]
+
+
+def test_ctrl_c_while_another_fails_is_what_the_other_says(line):
+    def fails(votes):
+        signal.raise_signal(signal.SIGINT)
+        votes[0] = 2
+
+    line.act = fails
+    message = r"Process 1 of 2 has failed, .*: lost there$"
+    either = FailedElsewhereError, KeyboardInterrupt  # which would end the tests
+    with pytest.raises(either, match=message), in_step():
+        pass
+    assert line.votes == [[0, 0]]
+
+
+def test_a_ctrl_c_that_ends_a_process_is_told_once(line):
+    with pytest.raises(KeyboardInterrupt), in_step(), in_step():  # one within another
+        raise KeyboardInterrupt
+    assert line.votes == [[1, 0]]
+    assert line.said == ["KeyboardInterrupt"]
+
+
+def test_one_failure_is_not_the_next(line):
+    for said in ("3", "4"):
+        with pytest.raises(ValueError, match=said), in_step():
+            raise ValueError(said)
+    assert line.said == ["ValueError: 3", "ValueError: 4"]
+    with in_step():
+        pass
+    assert line.votes == [[1, 0], [1, 0], [0, 0]]
+
+
+def test_what_is_told_is_one_line_of_some_length(line):
+    with pytest.raises(ValueError, match="first"), in_step():
+        raise ValueError("first\nsecond" + 1000 * "x")
+    (said,) = line.said
+    assert said.startswith("ValueError: first secondxxx")
+    assert len(said) == 500
+
+
+def test_a_thread_may_send(line):
+    sent = []
+
+    def send():
+        with in_step(), agreed():
+            sent.append("all")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    assert sent == ["all"]
+
+
+def test_votes_are_sent_from_where_the_group_can(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for config, device in (("cpu:gloo,cuda:nccl", "cpu"), ("cuda:nccl", "cuda:3")):
+        monkeypatch.setattr(torch.distributed, "get_backend_config", lambda config=config: config)
+        assert in_step_module._device() == torch.device(device)
 
 
 @pytest.mark.gpu

@@ -80,6 +80,16 @@ class Unreadable(Items):
         raise OSError("the disk\nis elsewhere")
 
 
+class AsOnWindows(Items):
+    """Comes to a system where the number of a parent stays when it is gone."""
+
+    def __init__(self):
+        self.parent = os.getpid()
+
+    def __setstate__(self, state):
+        os.getppid = lambda: state["parent"]
+
+
 def leave():
     os._exit(3)
 
@@ -288,23 +298,36 @@ def test_what_does_not_come_back_is_refused(here):
         tiny(**PROCESSES).fit(Unreadable())
 
 
+KILLED = """
+import os, time
+from tests.training import test_workers as t
+opened = t.DatasetImages(t.{items}(), n_workers=1, **t.PROCESSES)
+forked = os.fork() if {forks} else 0
+if {forks} and not forked:
+    os.close(1)  # it has a copy of all else that is open
+    time.sleep(60)
+print(*t.children(), forked, flush=True)
+t.kill()
+"""
+
+
 @needs_proc
-def test_workers_end_with_the_process_that_is_killed():
-    script = (
-        "import os, sys\n"
-        "from tests.training import test_workers as t\n"
-        "opened = t.DatasetImages(t.Items(), n_workers=1, **t.PROCESSES)\n"
-        "print(*t.children(), flush=True)\n"
-        "t.kill()\n"
-    )
+@pytest.mark.parametrize(("items", "forks"), [("Items", True), ("AsOnWindows", False)])
+def test_workers_end_with_the_process_that_is_killed(items, forks):
     root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED.format(items=items, forks=forks)],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode == -signal.SIGKILL
-    (worker,) = map(int, done.stdout.split())
+    worker, forked = map(int, done.stdout.split())
     deadline = time.monotonic() + 20
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not Path(f"/proc/{worker}").exists()
+    is_left = Path(f"/proc/{worker}").exists()
+    if forked:
+        os.kill(forked, signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL
+    assert not is_left
