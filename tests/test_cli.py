@@ -321,6 +321,14 @@ def test_no_output_takes_the_place_of_an_image(folder, model, tmp_path, refused,
     assert len(paths_of(folder)) == 24
 
 
+def test_labels_are_not_replaced_by_the_table(folder, model, tmp_path, refused, monkeypatch):
+    (tmp_path / "curve.csv").write_text("path,label")
+    monkeypatch.chdir(tmp_path)
+    labels = ["--labels", tmp_path / "curve.csv"]
+    assert "is the file of --labels; pass another" in refused("curve", model, folder, *labels)
+    assert (tmp_path / "curve.csv").read_text() == "path,label"
+
+
 def test_what_stands_beside_an_output_is_looked_at_before_the_work(
     folder, model, tmp_path, refused
 ):

@@ -140,6 +140,8 @@ def curve(options):
     """Print, write and draw accuracy against the number of labels."""
     output = check_output(options.output)
     check_picture(output.with_suffix(".png"), options.folder)
+    if options.labels and output.resolve() == Path(options.labels).resolve():
+        raise UsageError(f"-o {output} is the file of --labels; pass another name.")
     estimator = _loaded(options)
     paths, labels = _labelled(options)
     untrained = clone(estimator).set_params(
