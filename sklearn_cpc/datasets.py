@@ -151,8 +151,8 @@ def image_folder(path, *, class_names=None):
 
     Files are found at any depth, by their ends (png, jpg, jpeg, tif, tiff, bmp, gif, webp, ppm,
     pgm, pbm and jp2, in any case). Their class is the folder of `path` that they are in. What
-    begins with a dot is left out, and a folder that links lead to twice is taken once. None of the
-    files is opened.
+    begins with a dot is left out, and a folder that links lead to twice is taken once, where it is
+    itself below `path` if it is. None of the files is opened.
 
     Parameters
     ----------
@@ -204,15 +204,18 @@ def image_folder(path, *, class_names=None):
 
 
 def _image_files(folder):
-    """Paths below a folder, relative to it."""
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(IMAGE_ENDS) and not name.startswith("."):
-                yield Path(place, name).relative_to(folder)
+    """Paths below a folder, relative to it; links to folders only lead to what is not there."""
+    seen, starts = set(), [folder]
+    for start in starts:  # and the links that are found on the way
+        for place, folders, files in os.walk(start):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            places = (Path(place, name) for name in folders)
+            starts += [each for each in places if each.is_symlink()]
+            for name in files:
+                if name.lower().endswith(IMAGE_ENDS) and not name.startswith("."):
+                    yield Path(place, name).relative_to(folder)

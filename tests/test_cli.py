@@ -1,6 +1,8 @@
 """The command line: files, messages and exit codes."""
 
 import csv
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 import sklearn_cpc
 from sklearn_cpc import CPCTransformer
 from sklearn_cpc.cli import commands, main
-from sklearn_cpc.cli.outputs import check_output, features_to, read_labels
+from sklearn_cpc.cli.labels import read_labels
+from sklearn_cpc.cli.outputs import check_output, features_to
 from sklearn_cpc.datasets import image_folder
 from sklearn_cpc.estimators.files import written_whole
 from sklearn_cpc.training import decoding
@@ -273,6 +276,96 @@ def test_failures_are_one_line(folder, model, tmp_path, failing):
         "fit", folder, "-o", output, "--set=patch_size=99"
     )
     assert not output.exists()
+
+
+ROW = "blue/000.png,a"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (f"path,label\n{ROW}\n".encode("utf-16"), "is not in UTF-8 (invalid start byte at byte 0)"),
+        (b'path,label\n"blue/000.png,a\nblue/001.png,b\n', "is no whole CSV file (unexpected end"),
+        (f"path,label\n{ROW}\nblue/001.png\n".encode(), "line 3, has 1 fields and the first"),
+        (f"path,label\n{ROW},b\n".encode(), "put fields with commas into quotation marks"),
+        (f"path,label,label\n{ROW},b\n".encode(), "and 'label', each once, with a comma between"),
+        (b"path,label\nblue/000.png,NaN\n", "line 2: blue/000.png has the label 'NaN', a missing"),
+    ],
+)
+def test_labels_that_would_be_read_wrongly_are_refused(content, message, tmp_path):
+    (tmp_path / "labels.csv").write_bytes(content)
+    with pytest.raises(ValueError, match="^--labels .*" + re.escape(message)):
+        read_labels(tmp_path / "labels.csv")
+
+
+def test_labels_that_cannot_be_read_name_the_file(tmp_path):
+    with pytest.raises(ValueError, match=r"--labels .*none.csv cannot be read \(No such file"):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_white_space_byte_order_and_other_columns_are_no_part_of_labels(tmp_path):
+    text = "\ufefflabel , note,path\r\na ,1,x y.png\r\n  a,,z.png\r\n\r\n ,1,none.png\r\n"
+    (tmp_path / "labels.csv").write_text(text, newline="")
+    assert read_labels(tmp_path / "labels.csv") == {"x y.png": "a", "z.png": "a"}
+
+
+def test_no_output_takes_the_place_of_an_image(folder, model, tmp_path, refused, monkeypatch):
+    image = folder / "blue" / "000.png"
+    assert "has the name of an image; pass one" in refused("fit", folder, "-o", image, *SMALL)
+    curve = ["curve", model, folder, "-o"]
+    assert "has the name of an image" in refused(*curve, tmp_path / "curve.PNG")
+    inside = folder / "blue" / "curve.csv"
+    assert "would be one of the images of" in refused(*curve, inside)
+    monkeypatch.chdir(folder)
+    assert "curve.png would be one of the images of ." in refused("curve", model, ".")
+    assert len(paths_of(folder)) == 24
+
+
+def test_labels_are_not_replaced_by_the_table(folder, model, tmp_path, refused, monkeypatch):
+    (tmp_path / "curve.csv").write_text("path,label")
+    monkeypatch.chdir(tmp_path)
+    labels = ["--labels", tmp_path / "curve.csv"]
+    assert "is the file of --labels; pass another" in refused("curve", model, folder, *labels)
+    assert (tmp_path / "curve.csv").read_text() == "path,label"
+
+
+def test_what_stands_beside_an_output_is_looked_at_before_the_work(
+    folder, model, tmp_path, refused
+):
+    (tmp_path / "curve.png").mkdir()
+    (tmp_path / "a.paths.csv").mkdir()
+    error = refused("curve", model, folder, "-o", tmp_path / "curve.csv")
+    assert "curve.png is a folder; pass another name" in error
+    error = refused("transform", model, folder, "-o", tmp_path / "a.npy")
+    assert "a.paths.csv is a folder; pass the name of a file" in error
+    assert not (tmp_path / "a.npy").exists()
+
+
+@pytest.mark.parametrize("end", ["npy", "csv", "parquet"])
+def test_names_that_are_no_text_are_refused_before_the_work(
+    end, folder, model, tmp_path, monkeypatch, failing
+):
+    strange = str(folder / os.fsdecode(b"caf\xe9.png"))
+    found = image_folder(folder)
+    found = found._replace(paths=np.append(found.paths, strange))
+    monkeypatch.setattr(commands, "image_folder", lambda path: found)
+    monkeypatch.setattr(commands, "opened", lambda *args: pytest.fail("too late"))
+    error = failing("transform", model, folder, "-o", tmp_path / f"a.{end}")
+    assert r"The name of 'caf\udce9.png' is not in UTF-8, and no file of features" in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["transform", "curve"])
+def test_what_only_a_training_reads_is_refused_after_it(command, folder, model, tmp_path, refused):
+    options = [command, model, folder, "-o", tmp_path / "a.csv"]
+    error = refused(*options, "--set=patch_size=6")
+    assert "--set patch_size: " in error
+    assert "has it from its training; fit anew, or set one of broken_images, device, " in error
+
+
+def test_the_device_may_be_set(folder, model, tmp_path, failing):
+    error = failing("transform", model, folder, "-o", tmp_path / "a.csv", "--set=device=gpu")
+    assert "device='gpu' is unknown" in error
 
 
 def test_a_traceback_is_given_to_who_asks_for_it(tmp_path):

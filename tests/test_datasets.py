@@ -114,6 +114,18 @@ def test_links_are_followed_once(tmp_path):
     assert relative(tmp_path / "all", found) == ["ant/1.png", "bee/2.png"]
 
 
+def test_a_link_between_classes_does_not_move_images_to_another_class(tmp_path):
+    touch(tmp_path, "all/ant/1.png", "all/bee/2.png", "all/bee/deep/3.png", "all/.far/4.png")
+    (tmp_path / "all" / "ant" / "friends").symlink_to(tmp_path / "all" / "bee")
+    (tmp_path / "all" / "aphid").symlink_to(tmp_path / "all" / "bee" / "deep")
+    (tmp_path / "all" / "cat").symlink_to(tmp_path / "all" / ".far")  # not walked through by itself
+    found = image_folder(tmp_path / "all")
+    assert relative(tmp_path / "all", found) == [
+        *("ant/1.png", "bee/2.png", "bee/deep/3.png", "cat/4.png")
+    ]
+    assert found.class_names == ["ant", "bee", "cat"]
+
+
 def test_what_is_no_folder_of_images_is_refused(tmp_path):
     touch(tmp_path, "file.png", "empty/read.me")
     with pytest.raises(FileNotFoundError, match="none' is no folder; pass one that holds images"):

@@ -28,11 +28,34 @@ from ..evaluation import (
 )
 from ..evaluation._optional import import_optional
 from ..training import LazyPart, workers_ended
-from .outputs import FEATURE_FILES, UsageError, check_output, features_to, read_labels
+from .labels import read_labels
+from .outputs import (
+    FEATURE_FILES,
+    UsageError,
+    check_names,
+    check_output,
+    check_picture,
+    features_to,
+)
 
 __all__ = ["COMMANDS", "InterruptedFitError", "version"]
 
 IMAGES_AT_ONCE = 2048  # whose features are in memory at a time
+# What a fitted model does not have from its training.
+READ_AFTER_FIT = {
+    "broken_images",
+    "device",
+    "mixed_channels",
+    "n_jobs",
+    "n_workers",
+    "output",
+    "pooling",
+    "resize",
+    "transform_flip",
+    "transform_stride",
+    "verbose",
+    "worker_kind",
+}
 
 
 class InterruptedFitError(Exception):
@@ -94,9 +117,11 @@ def transform(options):
     output = check_output(options.output)
     if output.suffix not in FEATURE_FILES:
         raise UsageError(f"-o {output} must end in one of {', '.join(FEATURE_FILES)}.")
+    if output.suffix == ".npy":
+        check_output(output.with_suffix(".paths.csv"))
     estimator = _loaded(options)
     paths = image_folder(options.folder).paths
-    names = _relative(paths, options.folder)
+    names = check_names(_relative(paths, options.folder))
     columns = estimator.get_feature_names_out()
     n_skipped = 0
     with workers_ended():
@@ -114,10 +139,13 @@ def transform(options):
 def curve(options):
     """Print, write and draw accuracy against the number of labels."""
     output = check_output(options.output)
+    check_picture(output.with_suffix(".png"), options.folder)
+    if options.labels and output.resolve() == Path(options.labels).resolve():
+        raise UsageError(f"-o {output} is the file of --labels; pass another name.")
     estimator = _loaded(options)
     paths, labels = _labelled(options)
     untrained = clone(estimator).set_params(
-        max_epochs=0, random_state=options.seed, device=options.device or "auto"
+        max_epochs=0, random_state=options.seed, device=_settings(options).get("device", "auto")
     )
     settings = {"cv": options.cv, "n_repeats": options.repeats, "random_state": options.seed}
     if options.fractions:
@@ -190,10 +218,16 @@ def _loaded(options):
     path = Path(options.model)
     if not path.is_file():
         raise ValueError(f"{path} is no file; pass a model that sklearn-cpc fit has written.")
-    estimator = CPCTransformer.load(path, options.device or "auto")
-    # The device is where the weights were put, not a parameter of what is loaded.
-    settings = {name: value for name, value in _settings(options).items() if name != "device"}
-    return _with_settings(estimator, settings)
+    settings = _settings(options)
+    # The device is where the weights are put, not a parameter of what is loaded.
+    estimator = CPCTransformer.load(path, settings.pop("device", "auto"))
+    _with_settings(estimator, settings)
+    if learned := sorted(settings.keys() - READ_AFTER_FIT):
+        raise UsageError(
+            f"--set {learned[0]}: {path} has it from its training; fit anew, or set one of "
+            f"{', '.join(sorted(READ_AFTER_FIT))}."
+        )
+    return estimator
 
 
 def _relative(paths, folder):

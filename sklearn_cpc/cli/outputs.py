@@ -1,4 +1,4 @@
-"""Files that are read and written: each written one appears whole or not at all."""
+"""Files that are written: each appears whole or not at all."""
 
 import csv
 import os
@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from ..datasets import IMAGE_ENDS
 from ..estimators.files import written_whole
 from ..evaluation._optional import import_optional
 
-__all__ = ["FEATURE_FILES", "UsageError", "check_output", "features_to", "read_labels"]
+__all__ = [
+    "FEATURE_FILES",
+    "UsageError",
+    "check_names",
+    "check_output",
+    "check_picture",
+    "features_to",
+]
 
 
 class UsageError(Exception):
@@ -26,7 +34,34 @@ def check_output(path):
         raise UsageError(f"-o {path}: there is no folder {path.parent}; make it first.")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"-o {path}: nothing can be written to {path.parent}; choose another.")
+    if path.suffix.lower() in IMAGE_ENDS:
+        # One of the user's own, as a rule; and the picture of a curve would replace its table.
+        raise UsageError(f"-o {path} has the name of an image; pass one that ends otherwise.")
     return path
+
+
+def check_picture(path, folder):
+    """Refuse a picture that would from then on be one of the images."""
+    if Path(folder).resolve() in path.resolve().parents:
+        raise UsageError(
+            f"-o: the picture {path} would be one of the images of {folder}; pass -o with the name "
+            "of a file elsewhere."
+        )
+    if path.is_dir():
+        raise UsageError(f"-o: the picture {path} is a folder; pass another name.")
+
+
+def check_names(names):
+    """Refuse file names that no CSV or Parquet file in UTF-8 holds."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"The name of {name!a} is not in UTF-8, and no file of features could hold it; "
+                "rename it."
+            ) from None
+    return names
 
 
 @contextmanager
@@ -92,31 +127,3 @@ def _to_parquet(path, n_rows, columns):
 
 
 FEATURE_FILES = {".parquet": _to_parquet, ".npy": _to_npy, ".csv": _to_csv}
-
-
-def read_labels(path):
-    """Labels by path, of a CSV file with the columns "path" and "label".
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or a path has two labels.
-    """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"path", "label"} <= set(rows.fieldnames or ()):
-            raise ValueError(
-                f"--labels {path} has the columns {rows.fieldnames}; the first line must name "
-                "'path' and 'label'."
-            )
-        labels = {}
-        for row in rows:
-            name, label = row["path"], row["label"]
-            if not label:
-                continue
-            if labels.setdefault(name, label) != label:
-                raise ValueError(
-                    f"--labels {path}, line {rows.line_num}: {name} has the labels "
-                    f"{labels[name]!r} and {label!r}; keep one."
-                )
-    return labels

@@ -8,12 +8,18 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import (
+    assert_all_finite,
+    check_array,
+    check_consistent_length,
+    check_random_state,
+    column_or_1d,
+)
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from ..evaluation.unlabeled import are_signs, labeled_mask
+from ..evaluation.unlabeled import are_signs, labeled_mask, refuse_missing
 from ..nn import AUGMENTATIONS, Augmentation
 from ..training import workers_ended
 from . import inputs
@@ -136,6 +142,10 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
     write two classes. Where at least half of it is 1 it is taken for that, with a warning, as every
     other classifier of scikit-learn takes it. Where most of it is -1 a single class is labelled,
     which is refused.
+
+    Ensembles, `CalibratedClassifierCV` and `cross_val_predict(method="predict_proba")` of
+    scikit-learn number the labels before any classifier sees them, and -1 becomes a class: pass
+    them labelled rows only, with a FrozenEstimator that has learned from all.
 
     Features are pooled over patches at the transformer's `transform_stride`. Its default is twice
     as fine as that of pretraining; `transform_stride=patch_stride` fine-tunes up to four times
@@ -362,7 +372,11 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
                 "CPCClassifier requires y to be passed, but the target y is None; without labels "
                 "use CPCTransformer."
             )
-        y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
+        y = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="y")
+        y = column_or_1d(y, warn=True)
+        sign = "label those rows" if self.unlabeled is None else f"write {self.unlabeled!r} there"
+        refuse_missing(y, f"{sign}, or leave them out")
+        assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
         is_labeled = np.ones(len(y), dtype=bool)
         way_out = "call it 0 or pass unlabeled=None"

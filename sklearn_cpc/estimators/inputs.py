@@ -1,16 +1,20 @@
 """What is handed to the estimator: images against those of fit, and the grid they are cut by."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ..training import ImageFiles, LazyImages, as_images, open_images
 from ..training.colours import NAMES
 from ..training.images import as_array, check_finite, pixel_range
+from ..training.stacking import stacked
 
 FIRST_MAPS = 64  # channels of the encoders' first layers
 SMALL_SHARE = 0.01  # of the range of fit: pixels of another dtype in less are of another scale
+LAZY_ROWS_SEEN = 8  # of images that are not in memory, to compare their range
 
 
 def opened(estimator, X, reset=False, skipped="zeros"):
@@ -43,6 +47,7 @@ def check_images(estimator, X, reset, skipped="drop"):
     """
     X = opened(estimator, X, reset, skipped)
     is_lazy = isinstance(X, LazyImages)
+    X = stacked(X)
     if not (hasattr(X, "iloc") or _is_sparse(X)):
         X = as_array(X)
     _refuse_masked(X)
@@ -59,8 +64,8 @@ def check_images(estimator, X, reset, skipped="drop"):
         _warn_of_another_range(estimator, images)
         return images
     if X.ndim < 2 or X.dtype.kind not in "buif":
-        # scikit-learn's words for what is no image: a vector, text, objects.
-        X = validate_data(estimator, X, reset=reset, allow_nd=True)
+        # scikit-learn's words for what is no image: a vector, text. Objects become numbers.
+        X = check_array(X, estimator=estimator, allow_nd=True)
     channels = getattr(X, "channels", None) or estimator.channels
     if not reset and X.ndim == 4 and estimator.image_shape_[2] > 1 and channels == "auto":
         channels = "first" if estimator.channels_first_ else "last"
@@ -77,7 +82,7 @@ def check_images(estimator, X, reset, skipped="drop"):
             f"X has images of {images.shape[2]} channels{axes}, but CPCTransformer was fitted on "
             f"images of {estimator.image_shape_[2]}; pass the same channels as in fit."
         )
-    if not (reset or is_lazy):  # which is not read twice
+    if not reset:
         _warn_of_another_range(estimator, images)
     return images
 
@@ -96,6 +101,9 @@ def _warn_of_another_range(estimator, images):
     trained = (getattr(estimator, "training_data_", None) or {}).get("dtype", dtype)
     if dtype == trained:
         return
+    if isinstance(images.data, LazyImages):  # which is not read twice as a whole
+        rows = np.linspace(0, len(images) - 1, LAZY_ROWS_SEEN).astype(int)
+        images = replace(images, data=images.data[np.unique(rows)])
     low, high = pixel_range(images)
     span = scale.high - scale.low
     is_outside = low < scale.low - span or high > scale.high + span

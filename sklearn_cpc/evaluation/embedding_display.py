@@ -4,11 +4,12 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import _safe_indexing, check_array, check_random_state
+from sklearn.utils import _safe_indexing, check_array, check_random_state, column_or_1d
 
 from ._optional import import_optional
 from .looks import COLORS, MARKERS, draw_legend
-from .pixels import shown_images
+from .pixels import LONGEST, as_seen, shown_images
+from .unlabeled import refuse_missing
 
 MAPS = ("pca", "tsne")
 
@@ -83,10 +84,10 @@ class NearestNeighborsDisplay:
         Parameters
         ----------
         X_query : array-like of shape (n_queries, ...)
-            Images, or flat rows of pixels. One channel is shown grey, two as magenta and green, of
-            three and more the first three as red, green and blue. Bool, uint8 and floats in [0, 1]
-            are shown as they are; anything else is stretched channel by channel from the least to
-            the greatest value in view.
+            Images, flat rows of pixels, or paths of files. One channel is shown grey, two as
+            magenta and green, of three and more the first three as red, green and blue. Bool, uint8
+            and floats in [0, 1] are shown as they are; anything else is stretched channel by
+            channel from the least to the greatest value in view.
 
         Z_query : array-like of shape (n_queries, n_features)
             Their features.
@@ -118,15 +119,29 @@ class NearestNeighborsDisplay:
         Returns
         -------
         display : NearestNeighborsDisplay
+
+        Raises
+        ------
+        ValueError
+            If features or labels are other than as many as their images.
         """
+        for name, each, of, images in (
+            ("Z_query", Z_query, "X_query", X_query),
+            ("Z", Z, "X", X),
+            ("y_query", y_query, "X_query", X_query),
+            ("y", y, "X", X),
+        ):
+            _check_as_many(name, each, of, images)
         index = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(Z)
         indices = index.kneighbors(Z_query, return_distance=False)
-        found = np.asarray(_safe_indexing(X, indices.ravel()))
-        images = shown_images(np.concatenate([np.asarray(X_query), found]), image_shape, channels)
+        images = as_seen(X_query, _safe_indexing(X, indices.ravel()))
+        images = shown_images(images, image_shape, channels)
         n_queries = len(indices)
         neighbors = images[n_queries:].reshape(*indices.shape, *images.shape[1:])
+        # Of a pandas Series rows are meant, whatever its index is.
+        query_labels = None if y_query is None else np.asarray(y_query)
         labels = None if y is None else np.asarray(y)[indices]
-        return cls(images[:n_queries], neighbors, y_query, labels, indices)
+        return cls(images[:n_queries], neighbors, query_labels, labels, indices)
 
     @classmethod
     def from_estimator(cls, estimator, X_query, X, *, axes=None, **params):
@@ -237,7 +252,17 @@ def _label_text(label):
 
 
 def _is_unlabeled(label):
-    return not isinstance(label, str) and label == -1
+    """Whether it is -1, or what NumPy makes of that in a list of texts."""
+    return label == ("-1" if isinstance(label, str) else -1)
+
+
+def _check_as_many(name, values, of, rows):
+    n_rows = rows.shape[0] if hasattr(rows, "shape") else len(rows)
+    if values is not None and len(values) != n_rows:
+        raise ValueError(
+            f"{name} has {len(values)} entries: must have one for each of the {n_rows} rows of "
+            f"{of}; pass as many."
+        )
 
 
 class EmbeddingMapDisplay:
@@ -333,22 +358,21 @@ class EmbeddingMapDisplay:
         Raises
         ------
         ValueError
-            If `method` is unknown, or `y` or `images` has not one entry for each row of `Z`.
+            If `method` is unknown, `y` or `images` has not one entry for each row of `Z`, or a
+            label is missing.
         """
         if method not in MAPS:
             raise ValueError(f"method={method!r}: must be one of {MAPS}; pass one of them.")
         Z = check_array(Z, ensure_min_samples=3, ensure_min_features=2)
         for name, each in (("y", y), ("images", images)):
-            if each is not None and len(each) != len(Z):
-                raise ValueError(
-                    f"{name} has {len(each)} entries: must have one for each of the "
-                    f"{len(Z)} rows of Z; pass as many."
-                )
+            _check_as_many(name, each, "Z", Z)
         random_state = check_random_state(random_state)
         points, names = (_pca_map if method == "pca" else _tsne_map)(Z, random_state)
-        labels = None if y is None else np.asarray(y)
+        labels = None if y is None else column_or_1d(y)
+        if labels is not None:
+            refuse_missing(labels)
         if images is not None:
-            images = shown_images(images, image_shape, channels)
+            images = shown_images(as_seen(images, longest=LONGEST), image_shape, channels)
         return cls(points, labels, images, names)
 
     @classmethod

@@ -50,7 +50,8 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         estimator : estimator or dict of str to estimator
-            Fitted, with the attribute `history_`: a list with a dict for each epoch.
+            Fitted, with the attribute `history_`: a list with a dict for each epoch. An epoch 0,
+            which `CPCClassifier` has before the training, is not drawn.
 
         axes : sequence of :class:`matplotlib.axes.Axes`, default=None
             As in :meth:`plot`.
@@ -64,16 +65,12 @@ class TrainingHistoryDisplay:
         TypeError
             If an estimator has no `history_`.
         """
-        several = (
-            estimator if isinstance(estimator, dict) else {type(estimator).__name__: estimator}
-        )
-        for each in several.values():
-            if not hasattr(each, "history_"):
-                raise TypeError(
-                    f"estimator={each!r}: has no history_; pass a fitted estimator that keeps one, "
-                    "of a Pipeline the step: pipe[0]."
-                )
-        return cls.from_history({name: each.history_ for name, each in several.items()}).plot(axes)
+        several = _with_history(estimator)
+        histories = {
+            name: [epoch for epoch in each.history_ if epoch.get("epoch") != 0]
+            for name, each in several.items()
+        }
+        return cls.from_history(histories).plot(axes)
 
     @classmethod
     def from_history(cls, history):
@@ -170,7 +167,7 @@ class TrainingHistoryDisplay:
 class ProbeHistoryDisplay:
     """Score of probes over the epochs of a pretraining.
 
-    Make one with :meth:`from_records`.
+    Make one with :meth:`from_estimator` or :meth:`from_records`.
 
     Parameters
     ----------
@@ -200,6 +197,46 @@ class ProbeHistoryDisplay:
 
     def __init__(self, records):
         self.records = records
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, **params):
+        """Draw what a `ProbeRecorder` has recorded in the `history_` of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : estimator or dict of str to estimator
+            Fitted with a `ProbeRecorder` among its callbacks.
+
+        ax : :class:`matplotlib.axes.Axes`, default=None
+            As in :meth:`plot`.
+
+        **params : dict
+            Keyword parameters of :meth:`plot`.
+
+        Returns
+        -------
+        display : ProbeHistoryDisplay
+
+        Raises
+        ------
+        TypeError
+            If an estimator has no `history_`.
+        ValueError
+            If there is no record in it.
+        """
+        records = {}
+        for name, each in _with_history(estimator).items():
+            records[name] = [
+                {"epoch": epoch["epoch"], "score": epoch["probe_accuracy"]}
+                for epoch in each.history_
+                if "probe_accuracy" in epoch
+            ]
+            if not records[name]:
+                raise ValueError(
+                    f"estimator: the history_ of {name!r} has no probe_accuracy in its "
+                    f"{len(each.history_)} epochs; fit it with callbacks=[ProbeRecorder(X, y)]."
+                )
+        return cls.from_records(records).plot(ax, **params)
 
     @classmethod
     def from_records(cls, records):
@@ -272,6 +309,18 @@ class ProbeHistoryDisplay:
         if len(self.lines_) + len(levels) > 1:
             draw_legend(ax, [*self.lines_, *levels], handlelength=3.2)
         return self
+
+
+def _with_history(estimator):
+    """Estimators by name, each with a `history_`."""
+    several = estimator if isinstance(estimator, dict) else {type(estimator).__name__: estimator}
+    for each in several.values():
+        if not hasattr(each, "history_"):
+            raise TypeError(
+                f"estimator={each!r}: has no history_; pass a fitted estimator that keeps one, "
+                "of a Pipeline the step: pipe[0]."
+            )
+    return several
 
 
 def _check_some(several, parameter):

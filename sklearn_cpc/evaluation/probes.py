@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from .unlabeled import labeled_mask
+from .unlabeled import labeled_mask, refuse_missing
 
 N_FOLDS = 5
 DEFAULT_CS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
@@ -574,6 +574,7 @@ def _check_rows(Z_train, y_train, Z_test, y_test):
 def _check_part(Z, y, part):
     Z = check_array(Z, dtype=[np.float64, np.float32], input_name=f"Z_{part}")
     y = column_or_1d(y)
+    refuse_missing(y)
     check_consistent_length(Z, y)
     check_classification_targets(y[labeled_mask(y)])
     return Z, y

@@ -19,7 +19,7 @@ from sklearn.utils import (
 from sklearn.utils.multiclass import check_classification_targets
 
 from .selection import METHODS, selected_label_subsets
-from .unlabeled import labeled_mask
+from .unlabeled import labeled_mask, refuse_missing
 
 DEFAULT_LABEL_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -138,6 +138,9 @@ def check_labels(y):
     if y is None:
         raise ValueError("y=None: label subsets are drawn by class; pass y.")
     y = column_or_1d(np.asarray(y))
+    refuse_missing(y)
+    if y.dtype.kind == "O" and all(isinstance(label, str) for label in y[labeled_mask(y)]):
+        y = y.astype(str)  # and -1 is "-1": splitters refuse numbers beside text
     check_classification_targets(y)
     classes = np.unique(y[labeled_mask(y)])
     if len(classes) < 2:

@@ -42,6 +42,34 @@ def labeled_mask(y):
     return y != -1
 
 
+def refuse_missing(y, way_out="write -1 for unlabelled rows"):
+    """Refuse None, NaN and their like, which are no labels and no sign for none.
+
+    In text NaN is "nan", which NumPy makes of it in a list of texts.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+    way_out : str
+    """
+    if y.dtype.kind == "f":
+        missing = np.isnan(y)
+    elif y.dtype.kind == "O":
+        missing = np.array([_is_missing(each) for each in y.tolist()], dtype=bool)
+    else:
+        missing = y == "nan" if y.dtype.kind == "U" else np.zeros(len(y), dtype=bool)
+    if missing.any():
+        row = int(np.argmax(missing))
+        raise ValueError(f"Input y contains NaN or None (first in row {row}); {way_out}.")
+
+
+def _is_missing(label):
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # of pandas.NA, which is neither equal nor unequal
+        return True
+
+
 def are_signs(y, otherwise):
     """Whether y codes two classes by the numbers -1 and 1; warns if so, called from a `fit` or
     what that calls.
@@ -120,6 +148,10 @@ class IgnoreUnlabeled(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
     other classifier of scikit-learn takes it. Where most of it is -1 a single class is labelled,
     which is refused.
 
+    Ensembles, `CalibratedClassifierCV` and `cross_val_predict(method="predict_proba")` of
+    scikit-learn number the labels before any classifier sees them, and -1 becomes a class: put
+    IgnoreUnlabeled around an ensemble, not into it, and predict from labelled rows only.
+
     Parameters of `fit`, such as `sample_weight`, go to `estimator`; what has one entry per row is
     cut to the labelled rows. With metadata routing they go where they were requested, as in
     scikit-learn's own meta-estimators.
@@ -186,6 +218,7 @@ class IgnoreUnlabeled(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
                 "classes, and -1 for unlabelled rows."
             )
         y = column_or_1d(y, warn=True)
+        refuse_missing(y)
         assert_all_finite(y, input_name="y", estimator_name=type(self).__name__)
         labeled = labeled_mask(y)
         if not labeled.any():

@@ -369,6 +369,25 @@ def test_more_of_minus_one_than_of_one_is_a_single_class():
         small().fit(X, np.where(np.arange(60) < 29, 1, -1))
 
 
+@pytest.mark.parametrize(
+    ("settings", "way_out"),
+    [
+        ({}, "write -1 there, or leave them out"),
+        ({"unlabeled": "none"}, "write 'none' there, or leave them out"),
+        ({"unlabeled": None}, "label those rows, or leave them out"),
+    ],
+)
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_missing_label_is_no_label_and_no_sign_for_none(settings, way_out, missing):
+    labels = np.array(["a", "b"] * 30, dtype=object)
+    labels[7] = missing
+    message = rf"^Input y contains NaN or None \(first in row 7\); {way_out}.$"
+    with pytest.raises(ValueError, match=message):
+        small(**settings).fit(X, labels)
+    with pytest.raises(ValueError, match="Input y contains infinity"):
+        small(**settings).fit(X, np.where(np.arange(60) == 7, np.inf, 1.0))
+
+
 def test_score_leaves_out_what_is_unlabelled():
     model = small(fine_tune=False).fit(X, PARTLY)
     right = model.predict(X)[:40] == y[:40]

@@ -52,6 +52,26 @@ class Stored:
         return self.data[index]
 
 
+class Seen(Stored):
+    """It counts the rows that are read."""
+
+    def __getitem__(self, index):
+        self.n_read = getattr(self, "n_read", 0) + len(range(*index.indices(len(self))))
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_pixels_of_another_dtype_and_scale_are_told_of_without_reading_all(flat):
+    cpc = tiny(max_epochs=0).fit(X[..., 0].reshape(24, -1) if flat else X[..., 0])
+    wide = np.repeat(X[..., 0], 3, axis=0).astype(np.uint16) * 257
+    stored = Seen(wide.reshape(72, -1) if flat else wide)
+    with pytest.warns(UserWarning, match="X has uint16 pixels from .*, and fit had uint8"):
+        cpc.transform(stored)
+    assert stored.n_read == 72 + 8
+    same_scale = Seen(stored.data // 257)
+    cpc.transform(same_scale)  # told of nothing, for it is of the range of fit
+
+
 def same_features(cpc, other, source):
     """Everything that is learned and computed from `source` equals that from the array."""
     for name, weight in cpc.net_.module_.state_dict().items():

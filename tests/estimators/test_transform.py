@@ -83,6 +83,13 @@ def test_the_dtype_of_the_same_values_does_not_matter(dtype):
     np.testing.assert_allclose(features(span.astype(dtype)), features(span), atol=1e-4)
 
 
+@pytest.mark.parametrize("of", [list, np.ndarray.tolist, lambda X: X.astype(object)])
+def test_images_of_objects_and_in_lists_are_as_good_as_an_array(of, expected):
+    cpc = tiny().fit(of(X))
+    np.testing.assert_array_equal(cpc.transform(of(X)), expected)
+    assert cpc.n_features_in_ == X[0].size
+
+
 def test_booleans_are_zeros_and_ones():
     mask = X > 127
     np.testing.assert_array_equal(features(mask), features(mask.astype(np.float32)))

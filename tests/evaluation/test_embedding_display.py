@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 from sklearn_cpc.evaluation import EmbeddingMapDisplay, NearestNeighborsDisplay
-from sklearn_cpc.evaluation.pixels import shown_images
+from sklearn_cpc.evaluation.pixels import as_seen, shown_images
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -103,6 +103,85 @@ def test_unlabelled_neighbours_are_called_so(digits):
     assert display.axes_[0, 1].get_xlabel() == "unlabelled"
 
 
+def test_text_that_stands_for_unlabelled_is_called_so(digits):
+    X, Z = digits[0], digits[0].reshape(-1, 64)
+    display = NearestNeighborsDisplay.from_embeddings(
+        X[:1], Z[:1], X, Z, y_query=["a"], y=["a"] * 119 + ["-1"], n_neighbors=120
+    ).plot()
+    names = [ax.get_xlabel() for ax in display.axes_[0]]
+    assert (names.count("unlabelled"), names.count("-1")) == (1, 0)
+
+
+def test_labels_of_a_series_are_those_of_its_rows(digits):
+    pandas = pytest.importorskip("pandas")
+    X, y = digits
+    Z = X.reshape(len(X), -1)
+    labels = pandas.Series(y, index=np.arange(len(y))[::-1])
+    display = NearestNeighborsDisplay.from_embeddings(
+        X[:4], Z[:4], X, Z, y_query=labels.iloc[:4], y=labels, n_neighbors=2
+    ).plot()
+    assert [ax.get_xlabel() for ax in display.axes_[:, 0]] == [str(label) for label in y[:4]]
+    assert [ax.get_xlabel() for ax in display.axes_[:, 1]] == [str(label) for label in y[:4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Z_query", "Z_query has 3 entries: must have one for each of the 4 rows of X_query;"),
+        ("Z", "Z has 110 entries: must have one for each of the 120 rows of X; pass as many"),
+        ("y_query", "y_query has 3 entries: must have one for each of the 4 rows of X_query"),
+        ("y", "y has 110 entries: must have one for each of the 120 rows of X; pass"),
+    ],
+)
+def test_features_and_labels_are_as_many_as_images(name, message, digits):
+    X, y = digits
+    Z = X.reshape(len(X), -1)
+    given = {"X_query": X[:4], "Z_query": Z[:4], "X": X, "Z": Z, "y_query": y[:4], "y": y}
+    given[name] = given[name][:-1] if name.endswith("query") else given[name][:-10]
+    with pytest.raises(ValueError, match=message):
+        NearestNeighborsDisplay.from_embeddings(**given)
+
+
+def saved(tmp_path, arrays):
+    pillow = pytest.importorskip("PIL.Image")
+    paths = [str(tmp_path / f"{number}.png") for number in range(len(arrays))]
+    for path, array in zip(paths, arrays, strict=True):
+        pillow.fromarray(array).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("column", [list, lambda p: np.array(p, dtype=object), np.array, "series"])
+def test_files_are_shown_as_their_pixels(column, rng, tmp_path):
+    X = rng.randint(0, 256, (6, 5, 7, 3)).astype(np.uint8)
+    Z = X.reshape(6, -1)
+    paths = saved(tmp_path, X)
+    if column == "series":
+        pandas = pytest.importorskip("pandas")
+
+        def column(p):
+            return pandas.Series(p, index=np.arange(len(p))[::-1])
+
+    display = NearestNeighborsDisplay.from_embeddings(
+        column(paths[:2]), Z[:2], column(paths), Z, n_neighbors=3
+    )
+    assert_allclose(display.queries, X[:2] / 255)
+    assert_allclose(display.neighbors, X[display.indices] / 255)
+    display = EmbeddingMapDisplay.from_embeddings(Z, images=column(paths))
+    assert_allclose(display.images, X / 255)
+
+
+def test_files_of_mixed_kinds_and_sizes_are_brought_to_the_first(rng, tmp_path):
+    grey, colour = rng.randint(0, 256, (2, 8, 6, 3)).astype(np.uint8)
+    paths = saved(tmp_path, [grey[..., 0], np.repeat(np.repeat(colour, 2, 0), 2, 1)])
+    shown = shown_images(as_seen(paths))
+    assert shown.shape == (2, 8, 6, 3)
+    assert_allclose(shown[0], np.repeat(grey[..., :1], 3, axis=2) / 255)
+    wide = rng.randint(0, 2**16, (2, 20, 10)).astype(np.uint16)
+    deep = as_seen(saved(tmp_path, wide))
+    assert_array_equal(deep, wide)
+    assert as_seen(saved(tmp_path, wide), longest=10).shape == (2, 10, 5)
+
+
 # The map
 
 
@@ -152,6 +231,8 @@ def test_map_refusals(digits):
         EmbeddingMapDisplay.from_embeddings(Z, [0, 1, 2])
     with pytest.raises(ValueError, match="images has 5 entries"):
         EmbeddingMapDisplay.from_embeddings(Z, images=digits[0][:5])
+    with pytest.raises(ValueError, match=r"NaN or None \(first in row 119\); write -1 for unlab"):
+        EmbeddingMapDisplay.from_embeddings(Z, np.append(np.zeros(119), np.nan))
 
 
 def test_missing_matplotlib_names_caller_and_extra(monkeypatch, digits):

@@ -62,6 +62,28 @@ def test_probes_in_the_order_of_epochs_beside_rivals():
     assert all(tick == int(tick) for tick in display.ax_.get_xticks())
 
 
+def test_an_epoch_before_the_training_is_not_drawn():
+    history = [{"epoch": 0}, {"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}]
+    display = TrainingHistoryDisplay.from_estimator(SimpleNamespace(history_=history))
+    assert_allclose(display.lines_[0].get_xydata(), [[1, 2.0], [2, 1.0]])
+
+
+def test_probes_of_an_estimator_are_those_that_were_recorded():
+    history = [{"epoch": 1}, {"epoch": 2, "probe_accuracy": 0.4}, {"epoch": 3}]
+    history += [{"epoch": 4, "probe_accuracy": 0.5}]
+    _, ax = plt.subplots()
+    estimators = {"a": SimpleNamespace(history_=history), "b": SimpleNamespace(history_=history)}
+    display = ProbeHistoryDisplay.from_estimator(estimators, ax=ax, score_name="Recall")
+    assert display.ax_ is ax
+    assert ax.get_ylabel() == "Recall"
+    assert [line.get_label() for line in display.lines_] == ["a", "b"]
+    assert_allclose(display.lines_[1].get_xydata(), [[2, 0.4], [4, 0.5]])
+    with pytest.raises(ValueError, match="'SimpleNamespace' has no probe_accuracy in its 1 epochs"):
+        ProbeHistoryDisplay.from_estimator(SimpleNamespace(history_=history[:1]))
+    with pytest.raises(TypeError, match="has no history_; pass a fitted estimator"):
+        ProbeHistoryDisplay.from_estimator(SimpleNamespace())
+
+
 def test_one_probe_needs_no_legend():
     figure, ax = plt.subplots()
     display = ProbeHistoryDisplay.from_records(RECORDS).plot(ax)

@@ -213,6 +213,10 @@ def test_the_probe_is_a_classifier_for_any_search(digits):
         ({"y_test": [0, 1]}, "Z_test=None: Z_test and y_test belong together"),
         ({"Z_test": np.eye(3), "y_test": [0, 1, 0]}, "Z_test has 3 features, Z_train 4"),
         ({"Z_test": np.eye(4), "y_test": [-1] * 4}, "y_test has no label, only -1"),
+        (
+            {"y_train": [0, 0, 1, np.nan]},
+            r"NaN or None \(first in row 3\); write -1 for unlabelled",
+        ),
         ({"y_train": [0, 1]}, "inconsistent numbers of samples"),
         ({"Z_train": np.full((4, 4), np.nan)}, "Input Z_train contains NaN"),
     ],

@@ -15,10 +15,15 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
     cross_val_score,
 )
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
-from sklearn_cpc.evaluation import LabelFractionSplit, nested_label_subsets
+from sklearn_cpc.evaluation import (
+    LabelFractionSplit,
+    label_efficiency_curve,
+    nested_label_subsets,
+)
 
 Y = np.repeat([0, 1, 2], [60, 30, 10])
 X = np.arange(100.0).reshape(-1, 1)
@@ -135,6 +140,34 @@ def test_seed_decides():
 def test_text_labels():
     (subset,) = nested_label_subsets(["cat", "dog", "cat", "dog"], [2], 0)
     assert sorted(np.array(["cat", "dog", "cat", "dog"])[subset]) == ["cat", "dog"]
+
+
+def test_text_beside_the_number_for_none_is_text():
+    X, y = np.zeros((40, 2)), np.repeat(["a", "b"], 20)
+    splits = list(
+        LabelFractionSplit((0.5, 1.0), cv=2, random_state=0).split(
+            X, np.where(np.arange(40) % 4, y, "-1")
+        )
+    )
+    mixed = y.astype(object)
+    mixed[::4] = -1
+    found = LabelFractionSplit((0.5, 1.0), cv=2, random_state=0).split(X, mixed)
+    for parts, expected in zip(found, splits, strict=True):
+        for part, rows in zip(parts, expected, strict=True):
+            np.testing.assert_array_equal(part, rows)
+    curve = label_efficiency_curve(
+        GaussianNB(), X + (y == "b")[:, np.newaxis], mixed, label_fractions=(1.0,), cv=2
+    )
+    assert curve.n_labels.sum() == 30
+    assert curve.scores.min() == 1
+
+
+def test_a_missing_label_comes_with_the_sign_for_none():
+    labels = np.array([0, 1, np.nan] * 4)
+    with pytest.raises(
+        ValueError, match=r"NaN or None \(first in row 2\); write -1 for unlabelled"
+    ):
+        next(LabelFractionSplit(cv=2).split(np.zeros((12, 1)), labels))
 
 
 def test_split_order_nesting_and_counts():

@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.datasets import make_blobs
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
@@ -297,3 +298,31 @@ def test_nothing_to_score_is_refused():
     for score in (model.score, lambda X, y: ignore_unlabeled_scorer()(model, X, y)):
         with pytest.raises(ValueError, match=r"no labelled row among 2, .* nothing to score"):
             score([[0], [1]], [-1, -1])
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        [0, 1, np.nan, np.nan],
+        np.array([0, 1, None, 0], dtype=object),
+        np.array(["a", "b", np.nan, "a"], dtype=object),
+        ["a", "b", np.nan, "a"],  # of which NumPy makes text
+    ],
+)
+def test_a_missing_label_comes_with_the_sign_for_none(y):
+    message = r"^Input y contains NaN or None \(first in row 2\); write -1 for unlabelled rows."
+    with pytest.raises(ValueError, match=message):
+        IgnoreUnlabeled(LogisticRegression()).fit(np.arange(4)[:, np.newaxis], y)
+
+
+def test_missing_labels_of_pandas():
+    for kind, labels in (("Int64", [0, 1, None, 1]), ("string", ["a", "b", None, "b"])):
+        y = pd.Series(labels, dtype=kind)
+        with pytest.raises(ValueError, match=r"NaN or None \(first in row 2\)"):
+            IgnoreUnlabeled(LogisticRegression()).fit(np.arange(4)[:, np.newaxis], y)
+
+
+def test_around_an_ensemble_unlabelled_rows_are_no_class():
+    X, y = np.arange(12.0)[:, np.newaxis], np.repeat([0, 1, -1], 4)
+    ensemble = VotingClassifier([("a", LogisticRegression()), ("b", LogisticRegression())])
+    assert set(IgnoreUnlabeled(ensemble).fit(X, y).predict(X)) == {0, 1}
