@@ -186,12 +186,46 @@ def test_every_variant_has_settings(run):
         CPCTransformer(**variants.settings_of(name, 1, 24, 0))._validate_params()
 
 
+def test_every_trial_of_the_search_has_settings_that_are_valid(script):
+    search = script("search")
+    for name in search.TRIALS:
+        key = {"trial": name, "seed": 0, "epochs": 1, "n_train": 5000, "precision": "float32"}
+        CPCTransformer(**search.settings_of(key))._validate_params()
+
+
+def test_the_search_compares_with_the_base_of_the_same_seed(script):
+    search = script("search")
+    names = [f"{pooling}_{n}" for pooling in search.POOLINGS for n in (1000, 5000)]
+    rows = [
+        {"trial": trial, "seed": seed, "fit_process_seconds": 2.0} | {key: [a, a] for key in names}
+        for trial, seed, a in (("base", 0, 0.5), ("base", 1, 0.7), ("1 step", 1, 0.6))
+    ]
+    rows.append({"trial": "5 steps", "seed": 0, "error": "ValueError: no"})
+    base, other = search.table(rows)
+    assert base == "| base | 2 | 2 |" + " 0.600 |  |" * 4
+    assert other == "| 1 step | 1 | 2 |" + " 0.600 | -0.100 |" * 4
+
+
+def test_the_search_pools_images_and_their_mirror_images_as_transform_does(script):
+    search = script("search")
+    X = np.random.RandomState(0).randint(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    cpc = CPCTransformer(8, max_epochs=0, transform_flip=True, random_state=0).fit(X)
+    expected = {name: cpc.set_params(pooling=name).transform(X) for name in search.POOLINGS}
+    expected["quadrant-means"] = np.sqrt(expected["quadrant-means"])
+    found = search.features(cpc, X, block=3)
+    for name, features in expected.items():
+        np.testing.assert_allclose(found[name], features, atol=1e-5)
+
+
 @pytest.fixture
 def script(monkeypatch):
     """Import a benchmark by its name."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     yield importlib.import_module
-    for name in ("throughput", "literal_cpc", "augmentation", "measuring", "cifar10", "scaling"):
+    for name in (
+        *("throughput", "literal_cpc", "augmentation", "measuring", "cifar10", "scaling"),
+        *("search", "simclr"),
+    ):
         sys.modules.pop(name, None)
 
 
