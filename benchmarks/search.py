@@ -30,6 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from sklearn_cpc import CPCTransformer, recipe
+from sklearn_cpc.estimators.inputs import transform_grid
 from sklearn_cpc.nn import Augmentation, pool
 
 FOUR = ("down", "up", "right", "left")
@@ -75,7 +76,7 @@ def settings_of(key):
 def features(cpc, X, block=250):
     """Features of images and their mirror images, pooled in each way: one encoding for all."""
     grids = cpc.set_params(pooling="none", transform_flip=False)
-    rows, cols = transform_shape(cpc)
+    rows, cols = transform_grid(cpc).shape
     found = {name: [] for name in POOLINGS}
     for start in range(0, len(X), block):
         images = X[start : start + block]
@@ -87,13 +88,6 @@ def features(cpc, X, block=250):
             blocks.append(sum(pool(each, name) for each in both).numpy() / 2)
     found = {name: np.concatenate(blocks) for name, blocks in found.items()}
     return found | {"quadrant-means": np.sqrt(found["quadrant-means"])}
-
-
-def transform_shape(cpc):
-    """Rows and columns of the grid at transform."""
-    from sklearn_cpc.estimators.inputs import transform_grid
-
-    return transform_grid(cpc).shape
 
 
 def scores(own, y, labelled, tested):

@@ -61,12 +61,8 @@ def decode(paths):
             image.load()
 
 
-def pillow_alone(paths, threads):
-    """Decode in threads, each a share."""
-    return share_out(decode, paths, threads)
-
-
 def share_out(act, paths, threads):
+    """Act in threads, each on a share."""
     if threads == 1:
         return act(paths)
     with ThreadPoolExecutor(threads) as pool:
@@ -113,7 +109,7 @@ def measure(paths, options):
     for seed, (block, (feed, _)) in enumerate(zip(blocks, feeds, strict=True)):
         order = np.random.RandomState(seed).permutation(len(block))
         shuffled = [block[row] for row in order]
-        ceiling.append(per_image(block, pillow_alone, shuffled, options.threads))
+        ceiling.append(per_image(block, share_out, decode, shuffled, options.threads))
         ours.append(per_image(block, consume, feed, options.batch_size, seed))
     ceiling, ours = np.array(ceiling), np.array(ours)
     return {

@@ -5,13 +5,13 @@ from math import isinf, isnan, prod
 import torch
 
 from ..nn import PatchGrid
+from ..training.checkpoint import MOMENTS
 from . import building
 
 # Of an image, in pixels; no array is that long.
 LONGEST_SIDE = 2**24
 # Layers of this width take little memory, whatever a file says.
 SMALL_WIDTH = 4096
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 PREFIXES = ("model", "raw", "optimizer")
 
 

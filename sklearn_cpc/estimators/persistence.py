@@ -12,6 +12,7 @@ from skorch.history import History
 
 from ..nn import Augmentation, name_of
 from ..training import PixelScale
+from ..training.tensor_files import read_tensors
 from . import building, file_checks
 from .card import model_card
 from .files import written_whole
@@ -165,17 +166,15 @@ def _safetensors(caller):
 
 
 def _read(path):
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = Path(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"{path} {what}; pass a file that CPCTransformer.save wrote.")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("sklearn_cpc", "{}"))
-            # A copy: what is given is the file itself, which may change.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
+        header = json.loads(metadata.get("sklearn_cpc", "{}"))
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a file that CPCTransformer.save wrote: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

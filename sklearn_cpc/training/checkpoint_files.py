@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ._optional import import_optional
+from .tensor_files import read_tensors
 
 try:
     import fcntl
@@ -174,13 +175,10 @@ def _to_bytes(state):
 
 
 def _from_file(path):
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # A copy: what is given is the file itself, which may change.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(path)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _BrokenError(f"no safetensors file: {error}") from error
     if metadata.get("digest") != digest(tensors, metadata.get("state", "")):

@@ -13,6 +13,7 @@ import torch
 from sklearn_cpc import CPCTransformer
 from sklearn_cpc.training import checkpoint_files, decoding
 from sklearn_cpc.training.checkpoint_files import CheckpointFolder
+from sklearn_cpc.training.tensor_files import read_tensors
 
 from ..estimators.killed import EndAt, EndedError
 from ..estimators.toys import images, tiny
@@ -49,18 +50,13 @@ class Model(Target):
         CPCTransformer.load(path)
 
 
-class ModelSettings(Model):
-    """The JSON of a model file, with the weights that it was written with."""
+class Settings(Target):
+    """The JSON of a file, with the tensors that it was written with."""
 
-    def __init__(self):
-        super().__init__()
-        from safetensors import safe_open
-
-        self.text = {}
-        tiny(averaging=0.9, negatives="queue", queue_size=60).fit(images()).save(self.path)
-        with safe_open(self.path, framework="pt") as file:
-            self.text = file.metadata()["sklearn_cpc"]
-            self.tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    def keep(self, path, name):
+        """Begin with this file, whose JSON has this name."""
+        self.tensors, metadata = read_tensors(path)
+        self.text = metadata[name]
 
     def seeds(self):
         yield self.text.encode()
@@ -68,11 +64,25 @@ class ModelSettings(Model):
     def run(self, content):
         from safetensors.torch import save
 
-        text = content.decode("utf-8", "replace")
-        super().run(save(self.tensors, {"sklearn_cpc": text}))
+        super().run(save(self.tensors, self.metadata(content.decode("utf-8", "replace"))))
 
     def mutated(self, content, most, seed):
         return mutated_json(content, most, seed)
+
+
+class ModelSettings(Settings):
+    """The JSON of a model file."""
+
+    def __init__(self):
+        super().__init__()
+        tiny(averaging=0.9, negatives="queue", queue_size=60).fit(images()).save(self.path)
+        self.keep(self.path, "sklearn_cpc")
+
+    def metadata(self, text):
+        return {"sklearn_cpc": text}
+
+    def read(self, path):
+        CPCTransformer.load(path)
 
 
 class Checkpoint(Target):
@@ -90,36 +100,25 @@ class Checkpoint(Target):
             folder.read()
 
 
-class CheckpointState(Target):
+class CheckpointState(Settings):
     """The JSON of a checkpoint whose digest is right, gone on from by a training."""
 
     def __init__(self):
         super().__init__()
-        from safetensors import safe_open
+        self.keep(broken_off(self.folder), "state")
+        self.path = self.folder / "checkpoint-00000001.safetensors"
 
-        with safe_open(broken_off(self.folder), framework="pt") as file:
-            self.text = file.metadata()["state"]
-            self.tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-
-    def seeds(self):
-        yield self.text.encode()
+    def metadata(self, text):
+        digest = checkpoint_files.digest(self.tensors, text)
+        return {"format": checkpoint_files.FORMAT, "state": text, "digest": digest}
 
     def run(self, content):
-        from safetensors.torch import save
-
-        text = content.decode("utf-8", "replace")
-        about = {"format": checkpoint_files.FORMAT, "state": text}
-        about["digest"] = checkpoint_files.digest(self.tensors, text)
         for path in self.folder.glob("checkpoint-*"):
             path.unlink()
-        self.path = self.folder / "checkpoint-00000001.safetensors"
-        super().run(save(self.tensors, about))
+        super().run(content)
 
     def read(self, path):
         tiny(max_epochs=2, checkpoint=self.folder, checkpoint_every=0).fit(images())
-
-    def mutated(self, content, most, seed):
-        return mutated_json(content, most, seed)
 
 
 class ImageHeader(Target):
