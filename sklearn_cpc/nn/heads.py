@@ -75,7 +75,8 @@ class CPCOutput:
         """From (loss, accuracy, N, InfoNCE) of heads, the first of them after `n_before` others."""
         losses, accuracies, n_candidates, info_nces = zip(*results, strict=True)
         losses, accuracies = torch.stack(losses), torch.stack(accuracies)
-        n_candidates = torch.tensor(n_candidates, dtype=torch.float32, device=losses.device)
+        n_candidates = torch.tensor(n_candidates, dtype=torch.float32)
+        n_candidates = n_candidates.to(losses.device, non_blocking=True)
         bounds = n_candidates.log() - torch.stack(info_nces).detach()
         parts = [losses.detach(), accuracies, bounds, n_candidates]
         if n_heads is not None:
@@ -201,20 +202,20 @@ class ContrastiveHeads(nn.Module):
                 target_map = _fixed(target_map)
             vectors = _Vectors(self, turned, c, steps, maps.W[direction], target_map)
             queue = maps.queues[direction] if self.negatives == "queue" and self.training else None
-            results += [self._head(vectors, k, queue, generator) for k in steps]
+            stored = None if queue is None else queue.targets()
+            results += [self._head(vectors, k, stored, generator) for k in steps]
             if queue is not None:
                 queue.add(self._projected(turned.flatten(0, 2), target_map), generator)
         return results
 
-    def _head(self, vectors, k, queue, generator):
+    def _head(self, vectors, k, stored, generator):
         if self.negatives in ("groups", "image"):
             return self._contrast_groups(vectors.predictions(k), vectors.targets[:, k:])
         if self.negatives == "place":
             return self._contrast_places(vectors.predictions(k), vectors.targets[:, k:])
         if self.negatives == "mixed":
             return self._contrast_mixed(vectors.predictions(k), vectors.targets[:, k:], generator)
-        stored = () if queue is None else (queue.targets(),)
-        return self._contrast(*self._pairs(vectors, k, generator), *stored)
+        return self._contrast(*self._pairs(vectors, k, generator), stored)
 
     def _pairs(self, vectors, k, generator):
         """Predictions, candidates, and the candidate that is each one's own target k rows on."""

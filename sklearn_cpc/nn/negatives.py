@@ -178,11 +178,11 @@ class SlowTargets(nn.Module):
     @torch.no_grad()
     def follow(self, model, momentum):
         """theta_slow <- m theta_slow + (1 - m) theta; at first, simply theta."""
-        weight = 1 - momentum if self.has_followed else 1.0
+        weight = torch.where(self.has_followed, 1 - momentum, 1.0)  # nothing to wait for
         for name in ("encoder", "latent"):
             own, other = getattr(self, name), getattr(model, name)
             for mine, its in zip(own.parameters(), other.parameters(), strict=True):
-                mine.lerp_(its, weight)
+                mine.lerp_(its, weight.to(mine.dtype))
             for mine, its in zip(own.buffers(), other.buffers(), strict=True):
                 mine.copy_(its)
         self.has_followed.fill_(True)

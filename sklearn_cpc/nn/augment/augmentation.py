@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..constants import constant
 from ..names import check_name
 from . import colour, geometry
 from .autoaugment import PRIMITIVES, apply_primitives
@@ -321,7 +322,7 @@ class Augmentation:
         chosen = geometry.chance(n, self.colour, device, generator)
         u = 2 * torch.rand(n, 4, device=device, generator=generator) - 1
         # No change of those that are not chosen: few enough not to be set apart.
-        settings = u * u.new_tensor(colour.LARGEST_CHANGES) * chosen[:, None]
+        settings = u * constant(colour.LARGEST_CHANGES, u) * chosen[:, None]
         return colour.change_colour(patches, settings)
 
     def _scaled(self, patches, generator):

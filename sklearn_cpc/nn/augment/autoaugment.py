@@ -2,6 +2,7 @@
 
 import torch
 
+from ..constants import constant
 from . import colour, geometry
 
 __all__ = ["PRIMITIVES", "apply_primitives"]
@@ -55,13 +56,16 @@ def apply_primitives(patches, names, n_primitives, generator=None):
     n = len(patches)
     names = sorted(names, key=PRIMITIVES.index)
     rank = torch.rand(n, len(names), device=patches.device, generator=generator)
-    # Faster than topk, which sorts.
+    kinds = []
     for _ in range(n_primitives):
-        kinds = rank.argmax(1)
-        rank.scatter_(1, kinds[:, None], -1)
+        kinds.append(rank.argmax(1))  # faster than topk, which sorts
+        rank.scatter_(1, kinds[-1][:, None], -1)
+    counts = torch.stack([own.bincount(minlength=len(names)) for own in kinds]).tolist()
+    for own, n_each in zip(kinds, counts, strict=True):
         u = torch.rand(n, 3, device=patches.device, generator=generator)
         partners = _partners(patches, generator) if "SamplePairing" in names else None
-        patches = _one_each(patches, names, kinds, u, partners)
+        groups = zip(names, own.argsort(stable=True).split(n_each), strict=True)
+        patches = _one_each(patches, dict(groups), u, partners)
     return patches
 
 
@@ -73,11 +77,9 @@ def _partners(patches, generator):
     return patches[(index + offset) % max(n, 1)]
 
 
-def _one_each(patches, names, kinds, u, partners):
+def _one_each(patches, groups, u, partners):
     """Collect the patches of each primitive, change them, and bring them back to their places."""
-    counts = kinds.bincount(minlength=len(names)).tolist()
-    groups = zip(names, kinds.argsort(stable=True).split(counts), strict=True)
-    groups = {name: own for name, own in groups if len(own)}
+    groups = {name: own for name, own in groups.items() if len(own)}
     out = torch.empty_like(patches)
 
     moves = [name for name in groups if name in _MOVES]
@@ -102,4 +104,4 @@ def _magnitude(primitive, u):
     _, low, high = primitive
     if isinstance(low, float):
         return low + (high - low) * u[:, 0]
-    return torch.lerp(u.new_tensor(low), u.new_tensor(high), u)
+    return torch.lerp(constant(low, u), constant(high, u), u)

@@ -5,8 +5,12 @@ the channels.
 """
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import torch
+
+from ..constants import constant
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # Of brightness, of the factor of saturation, of hue in turns, and of the factor of contrast: as in
@@ -17,8 +21,7 @@ HISTOGRAM_PIECES, HISTOGRAM_SPREAD = 4, 0.5
 
 
 def grey_weights(like, n_channels):
-    weights = LUMA if n_channels == 3 else [1 / n_channels] * n_channels
-    return torch.tensor(weights, device=like.device, dtype=like.dtype)
+    return constant(LUMA if n_channels == 3 else (1 / n_channels,) * n_channels, like)
 
 
 def grey(patches):
@@ -136,15 +139,17 @@ def change_histogram(patches, knots):
     return changed.clamp_(0, 1)
 
 
-def _chroma(like):
+@lru_cache(maxsize=1)
+def _chroma():
     """(3, 3): a pixel to its channels less luma, and these turned by 90 degrees of Cb and Cr."""
-    to_grey = grey_weights(like, 3).double()
-    to_chroma = torch.eye(3, dtype=torch.float64, device=like.device) - to_grey
-    cb = to_chroma[2] / (2 * (1 - to_grey[2]))
-    cr = to_chroma[0] / (2 * (1 - to_grey[0]))
-    basis = torch.stack([to_grey, cb, cr])
-    quarter = basis.new_tensor([[0, 0, 0], [0, 0, -1], [0, 1, 0]])
-    return to_chroma.to(like.dtype), (torch.linalg.inv(basis) @ quarter @ basis).to(like.dtype)
+    luma = np.array(LUMA)
+    to_chroma = np.eye(3) - luma
+    cb = to_chroma[2] / (2 * (1 - luma[2]))
+    cr = to_chroma[0] / (2 * (1 - luma[0]))
+    basis = np.stack([luma, cb, cr])
+    quarter = np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]])
+    turned = np.linalg.inv(basis) @ quarter @ basis
+    return tuple(tuple(map(tuple, matrix.tolist())) for matrix in (to_chroma, turned))
 
 
 def change_colour(patches, settings):
@@ -166,7 +171,7 @@ def change_colour(patches, settings):
     added, saturated, turns, contrasted = settings[:, :, None, None].unbind(1)  # (n, 1, 1)
     identity = torch.eye(n_channels, device=patches.device, dtype=patches.dtype)
     if n_channels == 3:
-        to_chroma, quarter = _chroma(patches)
+        to_chroma, quarter = (constant(matrix, patches) for matrix in _chroma())
         angle = 2 * math.pi * turns
         M = ((1 + saturated) * angle.cos() - 1) * to_chroma
         M = identity + M + (1 + saturated) * angle.sin() * quarter

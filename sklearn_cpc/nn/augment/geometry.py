@@ -5,6 +5,8 @@ import math
 import torch
 from torch.nn import functional as F
 
+from ..constants import constant
+
 # AutoAugment's grey, 128 of 255.
 GREY = 128 / 255
 # P. Simard et al., "Best Practices for Convolutional Neural Networks Applied to Visual Document
@@ -79,8 +81,12 @@ def rotate(degrees):
 
 def _matrix(like, *rows):
     """(n, 2, 3): from (x, y, 1) of the result to x and y in the patch."""
-    entries = [value + torch.zeros_like(like) for row in rows for value in row]
-    return torch.stack(entries, 1).view(-1, 2, 3)
+    matrix = like.new_zeros(len(like), 2, 3)
+    for i, row in enumerate(rows):
+        for j, value in enumerate(row):
+            if isinstance(value, torch.Tensor) or value:
+                matrix[:, i, j] = value
+    return matrix
 
 
 def affine(patches, matrices, fill=GREY):
@@ -96,7 +102,7 @@ def affine(patches, matrices, fill=GREY):
     """
     height, width = patches.shape[2:]
     x, y = centred(width, patches), centred(height, patches)[:, None]
-    per_side = matrices.new_tensor([[2 / width], [2 / height]])
+    per_side = constant(((2 / width,), (2 / height,)), matrices)
     scaled = torch.cat([matrices[:, :, :2] * per_side, 2 * matrices[:, :, 2:]], 2)
     a, b, c = scaled[:, :, None, None].unbind(4)  # each (n, 2, 1, 1)
     places = (a * x + c) + b * y  # (n, 2, height, width)

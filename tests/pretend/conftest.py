@@ -1,0 +1,3 @@
+"""The plugin is imported by `-p` alone: whoever imports it has the device."""
+
+collect_ignore = ["plugin.py"]
