@@ -315,19 +315,22 @@ t.kill()
 @pytest.mark.parametrize(("items", "forks"), [("Items", True), ("AsOnWindows", False)])
 def test_workers_end_with_the_process_that_is_killed(items, forks):
     root = Path(__file__).parents[2]
-    done = subprocess.run(
+    killed = subprocess.Popen(
         [sys.executable, "-c", KILLED.format(items=items, forks=forks)],
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,
     )
-    worker, forked = map(int, done.stdout.split())
+    with killed.stdout:
+        # One line: all that is written would be waited for until the worker ends, which has a copy.
+        worker, forked = map(int, killed.stdout.readline().split())
+    returncode = killed.wait()
     deadline = time.monotonic() + 20
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     is_left = Path(f"/proc/{worker}").exists()
     if forked:
         os.kill(forked, signal.SIGKILL)
-    assert done.returncode == -signal.SIGKILL
+    assert returncode == -signal.SIGKILL
     assert not is_left
