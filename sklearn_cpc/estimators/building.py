@@ -1,6 +1,5 @@
 """From the estimator's parameters to a net, and what must hold before it is trained."""
 
-import copy
 import warnings
 from contextlib import contextmanager
 from numbers import Real
@@ -23,6 +22,7 @@ from ..training import CPCNet, ImageFeed
 from ..training.distributed import local_cuda, smallest_part
 from ..training.messages import in_one_line
 from ..training.net import OPTIMIZERS
+from .generators import seeded
 from .planning import given_batch_size
 
 # Pixels that the first layer is fitted to: 500 images of 32x32.
@@ -155,8 +155,7 @@ def build_net(estimator, image_shape, scale, random_state):
         device=device,
     )
     seed = int(random_state.randint(2**31 - 1))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA, too
+    with seeded(seed):
         return net.initialize()
 
 
@@ -334,22 +333,6 @@ def check_plan(estimator, net, n_epochs):
         f"CPC needs at least {needed} of such patches: pass a smaller patch_size, or more "
         "directions."
     )
-
-
-@contextmanager
-def own_generators(net):
-    """Let layers that draw from torch's global generators, such as Dropout, follow the net's seed.
-
-    The net's random state is read, not drawn from, and the global ones are put back.
-    """
-    seed = copy.deepcopy(net.random_state).randint(2**31 - 1)
-    device = torch.device(net.device)
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
 
 
 def epochs(history):

@@ -23,6 +23,7 @@ from ..training.distributed import shared_random_state
 from ..training.memory import blocks_that_fit
 from . import building, inputs, planning, resuming
 from .constraints import CONSTRAINTS
+from .generators import own_generators
 from .guards import fitting, threads
 from .names import with_near_miss
 
@@ -588,7 +589,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _train(self, net, feed, n_epochs, warmup, run):
         if run.has_ended:
-            with building.own_generators(net):
+            with own_generators(net, self, feed, run.keeper):
                 run.keeper.finish_from_found(net)
         elif n_epochs and net.module_.plan:
             batch_size, accumulate = planning.batch_and_parts(self, net, len(feed))
@@ -610,7 +611,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)
             compiled = building.compiled(self.compile, net, feed, settings)
-            with building.own_generators(net), compiled:
+            with own_generators(net, self, feed, run.keeper), compiled:
                 train(net, feed, settings, run.keeper)
         self._keep_net(net)
 
