@@ -32,7 +32,7 @@ from .fine_tuning import (
     penalty_strength,
     zero_head,
 )
-from .guards import threads
+from .guards import own_torch, threads
 from .names import with_near_miss
 from .transformer import CPCTransformer
 
@@ -247,7 +247,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         labeled, classes, target = self._check_labels(X, y)
         random_state = check_random_state(self.random_state)
         transformer = self._start_transformer(X, int(random_state.randint(2**31 - 1)))
-        with threads(transformer.n_jobs), workers_ended():
+        with own_torch(), threads(transformer.n_jobs), workers_ended():
             fitted = self._learn(transformer, X, labeled, target, len(classes), random_state)
         for name in ("feature_names_in_", *fitted):
             vars(self).pop(name, None)

@@ -24,7 +24,7 @@ from ..training.memory import blocks_that_fit
 from . import building, inputs, planning, resuming
 from .constraints import CONSTRAINTS
 from .generators import own_generators
-from .guards import fitting, threads
+from .guards import fitting, own_torch, threads
 from .names import with_near_miss
 
 __all__ = ["CPCTransformer"]
@@ -638,7 +638,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         features : ndarray of shape (n, n_features_out), float32
         """
-        with workers_ended():
+        with own_torch(), workers_ended():
             images, grid = inputs.images_and_grid(self, X)
             width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
             if width != self._n_features_out:
@@ -667,7 +667,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Or as wide as `output` says. On the grid of `transform_stride`; pooling over rows and
             columns gives `transform`.
         """
-        with workers_ended():
+        with own_torch(), workers_ended():
             images, grid = inputs.images_and_grid(self, X)
             out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
             for rows, features in self._embedded(images, grid, self._on_grid):
@@ -694,7 +694,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             the number N of candidates. 0 where the grid leaves nothing to predict.
         """
         check_is_fitted(self)
-        with workers_ended():
+        with own_torch(), workers_ended():
             images = inputs.check_images(self, X, reset=False)
             if images.shape != self.image_shape_:
                 raise ValueError(
@@ -789,7 +789,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         from .persistence import load
 
-        return load(cls, path, device, {"encoder": encoder, "context": context})
+        with own_torch():
+            return load(cls, path, device, {"encoder": encoder, "context": context})
 
     # Shipping
 
@@ -810,7 +811,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         from .export import feature_module
 
-        return feature_module(self, image_size)
+        with own_torch():
+            return feature_module(self, image_size)
 
     def to_onnx(self, path, *, image_size=None, dtype=None):
         """Write the fitted model as an ONNX file: "images" as in `fit` -> pooled "features".
@@ -837,7 +839,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         from .export import to_onnx
 
-        to_onnx(self, path, image_size, dtype)
+        with own_torch():
+            to_onnx(self, path, image_size, dtype)
 
     def model_card(self, path=None):
         """What the model is, as a page of Markdown: data, settings, training, versions, use.
