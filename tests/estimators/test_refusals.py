@@ -421,3 +421,19 @@ def test_a_compiler_that_fails_is_no_obstacle(monkeypatch):
     with pytest.warns(RuntimeWarning, match=r"torch.compile failed here \(AssertionError:\)"):
         cpc = tiny(compile=True).fit(GREY)
     np.testing.assert_array_equal(cpc.transform(GREY), tiny().fit(GREY).transform(GREY))
+
+
+@pytest.mark.parametrize("method", ["transform", "embed_patches", "score", "partial_fit"])
+@pytest.mark.parametrize("data", [images(), images().transpose(0, 3, 1, 2), GREY])
+def test_a_single_image_without_its_axis(data, method):
+    cpc = tiny(max_epochs=0).fit(data)
+    with pytest.raises(ValueError, match=r"is a single image, .* pass X\[np.newaxis\]"):
+        getattr(cpc, method)(data[0])
+    assert cpc.transform(data[:1]).shape == (1, 8)
+
+
+def test_rows_and_columns_of_one_pixel_are_no_single_image():
+    cpc = tiny(max_epochs=0, image_shape=(1, 8)).fit(np.random.rand(9, 8))
+    assert cpc.transform(np.random.rand(1, 8)).shape == (1, 8)
+    cpc = tiny(max_epochs=0, image_shape=(8, 1)).fit(np.random.rand(9, 8))
+    assert cpc.transform(np.random.rand(8, 8)).shape == (8, 8)
