@@ -148,7 +148,7 @@ def build_net(estimator, image_shape, scale, random_state):
         optimizer__weight_decay=estimator.weight_decay,
         optimizer__betas=tuple(map(float, betas)),  # torch refuses 0 beside 0.999
         optimizer__eps=estimator.eps,
-        lr=estimator.learning_rate,
+        lr=float(estimator.learning_rate),  # of float32 it would fall in float32
         batch_size=given_batch_size(estimator),
         precision=resolve_precision(estimator.precision, device),
         random_state=random_state,

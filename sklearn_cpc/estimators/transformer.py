@@ -581,7 +581,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         building.check_same_build(self, self._built_from)
         run = resuming.LongRun(self, images, n_epochs, is_pass)
         net = copy.deepcopy(self.net_)
-        net.lr = self.learning_rate
+        net.lr = float(self.learning_rate)
+        net.precision = building.resolve_precision(self.precision, net.device)
         feed = ImageFeed(images, self.pixel_scale_, net.device)
         with run.checkpoints(net, self.pixel_scale_, is_new=False):
             self._train(net, feed, n_epochs, warmup, run)

@@ -138,7 +138,7 @@ def _flat_shape(n_pixels, image_shape):
             f"image_shape={shape} has {np.prod(shape)} pixels, but the rows of X have {n_pixels}; "
             "pass the image_shape whose product is the length of a row."
         )
-    return shape
+    return tuple(map(int, shape))
 
 
 @dataclass(frozen=True)

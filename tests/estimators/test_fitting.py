@@ -338,3 +338,13 @@ def test_weights_that_blow_up_in_the_last_batch_are_refused():
 def test_a_list_of_the_same_directions_continues():
     cpc = tiny(directions=("down",)).fit(X)
     assert cpc.set_params(directions=["down"]).partial_fit(X).n_iter_ == 2
+
+
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_another_precision_counts_from_then_on(go_on):
+    cpc = tiny(warm_start=True).fit(X)
+    same = copy.deepcopy(cpc)
+    getattr(cpc.set_params(precision="bf16"), go_on)(X)
+    getattr(same, go_on)(X)
+    assert cpc.net_.precision == "bf16"
+    assert not np.array_equal(cpc.transform(X), same.transform(X))
