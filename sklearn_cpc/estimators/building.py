@@ -31,6 +31,9 @@ WHITENING_PIXELS = 2**19
 DICTIONARY_PATCHES = 60_000
 ATOM_PATCHES = 5_000
 
+# Targets of a group beyond which the scores, their square, take longer than the encoder.
+LARGE_GROUP = 4096
+
 RECORDED = (
     "epoch",
     "loss",
@@ -307,9 +310,12 @@ def check_batch(estimator, images, n_epochs, n_samples=None):
 
 
 def check_plan(estimator, net, n_epochs):
-    """Say so where the grid leaves nothing to predict."""
+    """Say so where the grid leaves nothing to predict, or so much that it takes for ever."""
     grid, plan = net.module_.grid, net.module_.plan
-    if plan or not n_epochs:
+    if not n_epochs:
+        return
+    if plan:
+        _warn_of_large_groups(estimator, net.module_)
         return
     rows, cols = grid.shape
     what = (
@@ -332,6 +338,24 @@ def check_plan(estimator, net, n_epochs):
         f"patch_size={estimator.patch_size!r}, patch_stride={estimator.patch_stride!r}: {what}; "
         f"CPC needs at least {needed} of such patches: pass a smaller patch_size, or more "
         "directions."
+    )
+
+
+def _warn_of_large_groups(estimator, model):
+    if model.negatives not in ("groups", "image"):
+        return
+    n_images = min(model.negative_images, given_batch_size(estimator))
+    n_targets = n_images * model.grid.n_patches
+    if n_targets <= LARGE_GROUP:
+        return
+    rows, cols = model.grid.shape
+    warnings.warn(
+        f"The grid has {rows}x{cols} patches, and each is told from all others of {n_images} "
+        f"images: up to {n_targets} squared scores for each direction and step, which may take "
+        "far longer than all else. Pass negatives='sampled', or a larger patch_size and "
+        "patch_stride.",
+        UserWarning,
+        stacklevel=5,
     )
 
 

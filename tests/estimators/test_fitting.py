@@ -348,3 +348,14 @@ def test_another_precision_counts_from_then_on(go_on):
     getattr(same, go_on)(X)
     assert cpc.net_.precision == "bf16"
     assert not np.array_equal(cpc.transform(X), same.transform(X))
+
+
+def test_groups_of_so_many_targets_that_they_take_for_ever_are_told_of(monkeypatch):
+    """Strips of 8x200 pixels took forty times as long as with negatives="sampled"."""
+    monkeypatch.setattr("sklearn_cpc.estimators.building.LARGE_GROUP", 8 * 49 - 1)
+    with pytest.warns(UserWarning, match=r"7x7 patches, .* of 8 images: up to 392 sq") as told:
+        tiny().fit(X)
+    assert told[0].filename == __file__
+    tiny(negatives="sampled").fit(X)
+    tiny(negative_images=7).fit(X)
+    tiny(max_epochs=0).fit(X)
