@@ -1,6 +1,5 @@
 """From the estimator's parameters to a net, and what must hold before it is trained."""
 
-import copy
 import warnings
 from contextlib import contextmanager
 from numbers import Real
@@ -23,6 +22,7 @@ from ..training import CPCNet, ImageFeed
 from ..training.distributed import local_cuda, smallest_part
 from ..training.messages import in_one_line
 from ..training.net import OPTIMIZERS
+from .generators import seeded
 from .planning import given_batch_size
 
 # Pixels that the first layer is fitted to: 500 images of 32x32.
@@ -30,6 +30,9 @@ WHITENING_PIXELS = 2**19
 # Patches that a dictionary is learned from, and that its thresholds are set by.
 DICTIONARY_PATCHES = 60_000
 ATOM_PATCHES = 5_000
+
+# Targets of a group beyond which the scores, their square, take longer than the encoder.
+LARGE_GROUP = 4096
 
 RECORDED = (
     "epoch",
@@ -148,15 +151,14 @@ def build_net(estimator, image_shape, scale, random_state):
         optimizer__weight_decay=estimator.weight_decay,
         optimizer__betas=tuple(map(float, betas)),  # torch refuses 0 beside 0.999
         optimizer__eps=estimator.eps,
-        lr=estimator.learning_rate,
+        lr=float(estimator.learning_rate),  # of float32 it would fall in float32
         batch_size=given_batch_size(estimator),
         precision=resolve_precision(estimator.precision, device),
         random_state=random_state,
         device=device,
     )
     seed = int(random_state.randint(2**31 - 1))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA, too
+    with seeded(seed):
         return net.initialize()
 
 
@@ -308,9 +310,12 @@ def check_batch(estimator, images, n_epochs, n_samples=None):
 
 
 def check_plan(estimator, net, n_epochs):
-    """Say so where the grid leaves nothing to predict."""
+    """Say so where the grid leaves nothing to predict, or so much that it takes for ever."""
     grid, plan = net.module_.grid, net.module_.plan
-    if plan or not n_epochs:
+    if not n_epochs:
+        return
+    if plan:
+        _warn_of_large_groups(estimator, net.module_)
         return
     rows, cols = grid.shape
     what = (
@@ -336,20 +341,22 @@ def check_plan(estimator, net, n_epochs):
     )
 
 
-@contextmanager
-def own_generators(net):
-    """Let layers that draw from torch's global generators, such as Dropout, follow the net's seed.
-
-    The net's random state is read, not drawn from, and the global ones are put back.
-    """
-    seed = copy.deepcopy(net.random_state).randint(2**31 - 1)
-    device = torch.device(net.device)
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
+def _warn_of_large_groups(estimator, model):
+    if model.negatives not in ("groups", "image"):
+        return
+    n_images = min(model.negative_images, given_batch_size(estimator))
+    n_targets = n_images * model.grid.n_patches
+    if n_targets <= LARGE_GROUP:
+        return
+    rows, cols = model.grid.shape
+    warnings.warn(
+        f"The grid has {rows}x{cols} patches, and each is told from all others of {n_images} "
+        f"images: up to {n_targets} squared scores for each direction and step, which may take "
+        "far longer than all else. Pass negatives='sampled', or a larger patch_size and "
+        "patch_stride.",
+        UserWarning,
+        stacklevel=5,
+    )
 
 
 def epochs(history):

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import (
     assert_all_finite,
@@ -32,7 +33,7 @@ from .fine_tuning import (
     penalty_strength,
     zero_head,
 )
-from .guards import threads
+from .guards import own_torch, threads
 from .names import with_near_miss
 from .transformer import CPCTransformer
 
@@ -247,7 +248,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         labeled, classes, target = self._check_labels(X, y)
         random_state = check_random_state(self.random_state)
         transformer = self._start_transformer(X, int(random_state.randint(2**31 - 1)))
-        with threads(transformer.n_jobs), workers_ended():
+        with own_torch(), threads(transformer.n_jobs), workers_ended():
             fitted = self._learn(transformer, X, labeled, target, len(classes), random_state)
         for name in ("feature_names_in_", *fitted):
             vars(self).pop(name, None)
@@ -336,9 +337,15 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         accuracy : float
+
+        Raises
+        ------
+        ValueError
+            If `y` has no label, labels of another kind than in `fit`, missing ones, or another
+            length than X.
         """
         check_is_fitted(self)
-        y = column_or_1d(np.asarray(y))
+        y = column_or_1d(self._as_labels(y))
         if self.unlabeled is None or not labeled_rows(self.classes_, self.unlabeled).all():
             return super().score(X, y, sample_weight)
         labeled = labeled_rows(y, self.unlabeled)
@@ -346,9 +353,11 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"y has no label, {self.unlabeled!r} means unlabelled; score needs labelled images."
             )
+        predicted = np.asarray(self.predict(X))
         weight = np.ones(len(y)) if sample_weight is None else column_or_1d(sample_weight)
-        right = np.asarray(self.predict(X))[labeled] == y[labeled]
-        return float(np.average(right, weights=weight[labeled]))
+        check_consistent_length(predicted, y, weight)
+        # Which refuses labels of another kind, such as text for numbers.
+        return accuracy_score(y[labeled], predicted[labeled], sample_weight=weight[labeled])
 
     # Inner workings
 
@@ -372,10 +381,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
                 "CPCClassifier requires y to be passed, but the target y is None; without labels "
                 "use CPCTransformer."
             )
-        y = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="y")
-        y = column_or_1d(y, warn=True)
-        sign = "label those rows" if self.unlabeled is None else f"write {self.unlabeled!r} there"
-        refuse_missing(y, f"{sign}, or leave them out")
+        y = column_or_1d(self._as_labels(y), warn=True)
         assert_all_finite(y, input_name="y")
         check_consistent_length(X, y)
         is_labeled = np.ones(len(y), dtype=bool)
@@ -393,6 +399,13 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         everywhere = np.zeros(len(y), dtype=int)
         everywhere[is_labeled] = target
         return np.flatnonzero(is_labeled), classes, everywhere
+
+    def _as_labels(self, y):
+        """Labels as an array, none of them missing."""
+        y = check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="y")
+        sign = "label those rows" if self.unlabeled is None else f"write {self.unlabeled!r} there"
+        refuse_missing(y.reshape(-1), f"{sign}, or leave them out")
+        return y
 
     def _start_transformer(self, X, seed):
         """A fitted transformer that is ours alone."""

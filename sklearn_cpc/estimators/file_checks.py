@@ -7,6 +7,7 @@ import torch
 from ..nn import PatchGrid
 from ..training.checkpoint import MOMENTS
 from . import building
+from .generators import seeded
 
 # Of an image, in pixels; no array is that long.
 LONGEST_SIDE = 2**24
@@ -90,7 +91,7 @@ def check_before_building(estimator, header, scale, tensors, is_own):
     if is_own:
         _check_widths(estimator, tensors)
         return
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with seeded(0), torch.device("meta"):
         model = building.make_model(**building.model_settings(estimator, shape, scale))
     check_like(model.state_dict(), of_kind(tensors, "model"))
 

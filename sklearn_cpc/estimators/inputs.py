@@ -51,6 +51,8 @@ def check_images(estimator, X, reset, skipped="drop"):
     if not (hasattr(X, "iloc") or _is_sparse(X)):
         X = as_array(X)
     _refuse_masked(X)
+    if not reset:
+        _refuse_single(estimator, tuple(X.shape))
     if X.ndim == 2:
         if is_lazy:
             stand_in = np.broadcast_to(np.float32(0), X.shape)
@@ -92,6 +94,20 @@ def _refuse_masked(X):
         raise ValueError(
             f"X is a masked array with {np.ma.count_masked(X)} masked pixels, and a mask would be "
             "lost; pass X.filled(value)."
+        )
+
+
+def _refuse_single(estimator, shape):
+    """Refuse one image without the axis of images, whose first axis would be taken for that."""
+    height, width, n_channels = estimator.image_shape_
+    if n_channels > 1:
+        is_single = shape in ((height, width, n_channels), (n_channels, height, width))
+    else:  # an image of one row is a flat one
+        is_single = shape == (height, width) and height > 1
+    if is_single:
+        raise ValueError(
+            f"X of shape {shape} is a single image, and X must hold several, or one, along its "
+            "first axis; pass X[np.newaxis]."
         )
 
 

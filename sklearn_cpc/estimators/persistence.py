@@ -55,7 +55,7 @@ def save(estimator, path):
         "model_card": model_card(estimator),
         "batch_size": estimator.net_.batch_size,  # that of "auto"
     }
-    metadata = {"sklearn_cpc": json.dumps(header)}
+    metadata = {"sklearn_cpc": json.dumps(header, default=_plain)}
     with written_whole(path) as temporary:
         # save_file would make it unreadable for others, whatever the umask.
         temporary.write_bytes(safetensors.save(tensors, metadata))
@@ -193,12 +193,10 @@ def _plain_params(estimator, built_from):
             value = _plain_augmentation(value)
         if name in OWN_NETWORKS and not isinstance(value, str):
             value = {"own": name_of(value)}
-        if isinstance(value, np.generic):
-            value = value.item()
         if isinstance(value, np.random.RandomState) or name == "checkpoint":
             value = None  # its state at this point is kept apart, and a folder is this machine's
         try:
-            json.dumps(value)
+            json.dumps(value, default=_plain)
         except TypeError as error:
             raise TypeError(
                 f"{name}={value!r} cannot be written as JSON; set_params({name}=None), or use "
@@ -206,6 +204,13 @@ def _plain_params(estimator, built_from):
             ) from error
         plain[name] = value
     return plain
+
+
+def _plain(value):
+    """NumPy's numbers, as searches draw them, as Python's."""
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def _plain_augmentation(augmentation):

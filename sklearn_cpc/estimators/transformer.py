@@ -23,7 +23,8 @@ from ..training.distributed import shared_random_state
 from ..training.memory import blocks_that_fit
 from . import building, inputs, planning, resuming
 from .constraints import CONSTRAINTS
-from .guards import fitting, threads
+from .generators import own_generators
+from .guards import fitting, own_torch, threads
 from .names import with_near_miss
 
 __all__ = ["CPCTransformer"]
@@ -580,7 +581,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         building.check_same_build(self, self._built_from)
         run = resuming.LongRun(self, images, n_epochs, is_pass)
         net = copy.deepcopy(self.net_)
-        net.lr = self.learning_rate
+        net.lr = float(self.learning_rate)
+        net.precision = building.resolve_precision(self.precision, net.device)
         feed = ImageFeed(images, self.pixel_scale_, net.device)
         with run.checkpoints(net, self.pixel_scale_, is_new=False):
             self._train(net, feed, n_epochs, warmup, run)
@@ -588,7 +590,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
 
     def _train(self, net, feed, n_epochs, warmup, run):
         if run.has_ended:
-            with building.own_generators(net):
+            with own_generators(net, self, feed, run.keeper):
                 run.keeper.finish_from_found(net)
         elif n_epochs and net.module_.plan:
             batch_size, accumulate = planning.batch_and_parts(self, net, len(feed))
@@ -610,7 +612,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)
             compiled = building.compiled(self.compile, net, feed, settings)
-            with building.own_generators(net), compiled:
+            with own_generators(net, self, feed, run.keeper), compiled:
                 train(net, feed, settings, run.keeper)
         self._keep_net(net)
 
@@ -637,7 +639,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         features : ndarray of shape (n, n_features_out), float32
         """
-        with workers_ended():
+        with own_torch(), workers_ended():
             images, grid = inputs.images_and_grid(self, X)
             width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
             if width != self._n_features_out:
@@ -666,7 +668,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Or as wide as `output` says. On the grid of `transform_stride`; pooling over rows and
             columns gives `transform`.
         """
-        with workers_ended():
+        with own_torch(), workers_ended():
             images, grid = inputs.images_and_grid(self, X)
             out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
             for rows, features in self._embedded(images, grid, self._on_grid):
@@ -693,7 +695,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             the number N of candidates. 0 where the grid leaves nothing to predict.
         """
         check_is_fitted(self)
-        with workers_ended():
+        with own_torch(), workers_ended():
             images = inputs.check_images(self, X, reset=False)
             if images.shape != self.image_shape_:
                 raise ValueError(
@@ -788,7 +790,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         from .persistence import load
 
-        return load(cls, path, device, {"encoder": encoder, "context": context})
+        with own_torch():
+            return load(cls, path, device, {"encoder": encoder, "context": context})
 
     # Shipping
 
@@ -809,7 +812,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         from .export import feature_module
 
-        return feature_module(self, image_size)
+        with own_torch():
+            return feature_module(self, image_size)
 
     def to_onnx(self, path, *, image_size=None, dtype=None):
         """Write the fitted model as an ONNX file: "images" as in `fit` -> pooled "features".
@@ -836,7 +840,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """
         from .export import to_onnx
 
-        to_onnx(self, path, image_size, dtype)
+        with own_torch():
+            to_onnx(self, path, image_size, dtype)
 
     def model_card(self, path=None):
         """What the model is, as a page of Markdown: data, settings, training, versions, use.

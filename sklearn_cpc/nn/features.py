@@ -1,6 +1,7 @@
 """A trained model as one plain module: images as they come in, pooled features out."""
 
 import copy
+from math import prod
 
 import torch
 from torch import nn
@@ -67,13 +68,29 @@ class ImageFeatures(nn.Module):
         Returns
         -------
         features : Tensor of shape (batch, n_features_out)
+
+        Raises
+        ------
+        ValueError
+            If the images are of another size or layout, which would be read as other images.
         """
         size = self.grid.height, self.grid.width
+        self._check_shape(tuple(images.shape[1:]), size)
         if self.channels_first:
             images = images.reshape(-1, self.n_channels, *size)
         else:
             images = images.reshape(-1, *size, self.n_channels).permute(0, 3, 1, 2)
         return pool_images(self._embed, self.to_unit(images), self.pooling, self.flip)
+
+    def _check_shape(self, shape, size):
+        own = (self.n_channels, *size) if self.channels_first else (*size, self.n_channels)
+        grey = [size, (1, *size), (*size, 1)] if self.n_channels == 1 else []
+        known = list(dict.fromkeys([own, (prod(own),), *grey]))
+        if shape not in known:
+            raise ValueError(
+                f"images of shape {shape} must be of shape {' or '.join(map(str, known))} each, as "
+                "in fit; bring them to that, or ask for another image_size."
+            )
 
     def _embed(self, pixels):
         return self.model.embed(pixels, self.grid, self.output).float()

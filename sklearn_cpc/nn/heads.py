@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .loss import contrast, contrast_drawn, contrast_within, info_nce, n_hardest
+from .names import check_name
 from .negatives import OwnNegatives, TargetQueue
 from .patches import DIRECTIONS
 
@@ -26,6 +27,7 @@ def first_row_first(grid, direction):
     -------
     turned : Tensor of shape (batch, rows, cols, ...) or (batch, cols, rows, ...)
     """
+    check_name("direction", direction, DIRECTIONS)
     return torch.rot90(grid, DIRECTIONS[direction], (1, 2))
 
 

@@ -5,6 +5,9 @@ from math import ceil
 import torch
 from torch.nn import functional as F
 
+from .checks import check_pairs
+from .names import check_name
+
 __all__ = [
     "OBJECTIVES",
     "contrast",
@@ -92,7 +95,16 @@ def contrast(
         As in `info_nce`.
     info_nce : Tensor, scalar, without gradient
         L_N of the same scores and candidates, whatever the objective.
+
+    Raises
+    ------
+    ValueError
+        If the objective is unknown, `n_hard` is below 1, or shapes do not belong together.
     """
+    check_name("objective", objective, OBJECTIVES)
+    check_pairs(predictions, targets, positives)
+    if n_hard is not None and n_hard < 1:
+        raise ValueError(f"n_hard={n_hard!r} must be at least 1, or None for all negatives.")
     return _run(_Shared(positives), predictions, targets, objective, n_hard, logits_budget)
 
 
@@ -115,6 +127,7 @@ def contrast_drawn(
     loss, accuracy, info_nce : Tensor, scalar
         As in `contrast`. A tie of the positive and a negative counts as an error.
     """
+    check_name("objective", objective, OBJECTIVES)
     return _run(_Drawn(draw, n_candidates), predictions, targets, objective, None, logits_budget)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .augment import AUGMENTATIONS
+from .checks import check_encoder, check_images, check_settings
 from .context import make_context
 from .greedy import GREEDY, encoder_stages, stage_widths
 from .heads import ContrastiveHeads, CPCOutput, PredictionMaps, first_row_first
@@ -26,7 +27,7 @@ def plan_heads(grid, directions, max_steps):
     Parameters
     ----------
     grid : PatchGrid
-    directions : sequence of {"down", "up", "right", "left"}
+    directions : sequence of {"down", "up", "right", "left"}, or one of them
     max_steps : int or None
         Steps per direction, counted from the first safe one.
 
@@ -40,6 +41,7 @@ def plan_heads(grid, directions, max_steps):
     ValueError
         If a direction is unknown.
     """
+    directions = (directions,) if isinstance(directions, str) else directions
     for direction in directions:
         check_name("directions", direction, DIRECTIONS)
     plan = {d: grid.safe_steps(d, max_steps) for d in directions}
@@ -117,6 +119,15 @@ class CPCModel(ContrastiveHeads):
     augmentation : Augmentation or None, default=None
         Applied in training only.
 
+    Raises
+    ------
+    ValueError
+        If a name is unknown, a number out of its range, or the encoder is one of this package for
+        patches of another size than the grid's. From `forward`, `parts` and `embed`, if
+        images are of other channels or of another size.
+    TypeError
+        If a number is no number, or images are no tensor of floats.
+
     References
     ----------
     S. Löwe, P. O'Connor, B. Veeling, "Putting An End to End-to-End: Gradient-Isolated Learning of
@@ -166,6 +177,20 @@ class CPCModel(ContrastiveHeads):
         check_name("objective", objective, OBJECTIVES)
         if greedy is not None:
             check_name("greedy", greedy, GREEDY)
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature!r} must be greater than 0.")
+        check_settings(
+            max_steps=max_steps,
+            latent_dim=latent_dim,
+            projection_dim=projection_dim,
+            n_candidates=n_candidates,
+            negative_images=negative_images,
+            same_image_fraction=same_image_fraction,
+            queue_size=queue_size,
+            hard_fraction=hard_fraction,
+            accumulate=accumulate,
+        )
+        check_encoder(encoder, grid)
         self.grid = grid
         self.encoder = encoder
         self.plan = plan_heads(grid, directions, max_steps)
@@ -286,6 +311,9 @@ class CPCModel(ContrastiveHeads):
         features : Tensor of shape (batch, rows, cols, n_outputs(output))
         """
         grid = grid or self.grid
+        check_name("output", output, OUTPUTS)
+        check_images(images, len(self.pixel_mean))
+        check_encoder(self.encoder, grid)
         features = self._embed(images, grid)
         if output == "features":
             return features
@@ -317,6 +345,7 @@ class CPCModel(ContrastiveHeads):
         -------
         output : CPCOutput
         """
+        check_images(images, len(self.pixel_mean))
         if self.greedy:
             return CPCOutput.joined(list(self.parts(images, generator)))
         slow_z = None
@@ -348,6 +377,7 @@ class CPCModel(ContrastiveHeads):
         if not self.greedy:
             yield self(images, generator)
             return
+        check_images(images, len(self.pixel_mean))
         self._check_plan()
         patches = self._patches(images, generator)
         lead, x = patches.shape[:3], self.standardise(patches).flatten(0, 2)

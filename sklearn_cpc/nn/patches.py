@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import ceil
 from numbers import Integral
 
+from .names import check_name
+
 __all__ = ["PatchGrid"]
 
 # Four directions as quarter turns: turning the grid by this many quarter turns
@@ -144,6 +146,7 @@ class PatchGrid:
         steps : list of int
             Empty where the grid is too short for a safe step.
         """
+        check_name("direction", direction, DIRECTIONS)
         axis = 0 if direction in ("down", "up") else 1
         steps = list(range(self.first_safe_step[axis], self.shape[axis]))
         return steps[:max_steps]

@@ -88,7 +88,7 @@ def pool(features, pooling):
     Raises
     ------
     ValueError
-        If the name is unknown.
+        If the name is unknown, or the features are no grids.
 
     References
     ----------
@@ -96,6 +96,11 @@ def pool(features, pooling):
     Recognizing Natural Scene Categories", CVPR 2006 (three levels, here with maxima).
     """
     check_name("pooling", pooling, POOLINGS)
+    if features.ndim != 4:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} must be of shape (batch, rows, cols, "
+            "n_components), as CPCModel.embed gives them."
+        )
     return POOLINGS[pooling](features)
 
 

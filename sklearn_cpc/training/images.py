@@ -1,5 +1,6 @@
 """What counts as images: kinds, layouts and ranges, checked without copying."""
 
+import warnings
 from dataclasses import dataclass
 from math import isqrt
 from numbers import Integral
@@ -11,6 +12,16 @@ __all__ = ["Images", "PixelScale", "as_images"]
 
 ROWS_AT_ONCE = 256
 ROWS_FOR_MOMENTS = 10_000
+# Floats that stand for missing pixels, and dwarf all others. A raster of float32 keeps its mark
+# when it is read as float64.
+MARKS = {
+    sign * float(np.finfo(dtype).max): f"an end of {np.dtype(dtype)}"
+    for dtype in (np.float32, np.float64)
+    for sign in (-1, 1)
+}
+MARKS[9.969209968386869e36] = "the fill value of netCDF"
+# Numbers that may stand for missing pixels, and are no pixels where all others are far away.
+SIGNS = (-999, -9999, -99999, -999999, -32767, -32768)
 
 
 def as_array(X):
@@ -127,7 +138,7 @@ def _flat_shape(n_pixels, image_shape):
             f"image_shape={shape} has {np.prod(shape)} pixels, but the rows of X have {n_pixels}; "
             "pass the image_shape whose product is the length of a row."
         )
-    return shape
+    return tuple(map(int, shape))
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,7 @@ class PixelScale:
     def of(cls, images):
         """Measure training images, read in blocks."""
         low, high = (0.0, 255.0) if images.data.dtype == np.uint8 else pixel_range(images)
+        _warn_of_sign(images, low, high)
         high = high if high > low else low + max(1.0, abs(low))
         step = max(1, -(-len(images) // ROWS_FOR_MOMENTS))
         total, squares, count = 0.0, 0.0, 0
@@ -207,15 +219,35 @@ def _float_range(images):
 
 
 def _check_no_mark(rows, least, greatest, first):
-    """Refuse the ends of float32 and float64, marks of missing pixels that dwarf all others."""
-    ends = np.finfo(rows.dtype)
-    if ends.bits < 32 or (least > ends.min and greatest < ends.max):
+    """Refuse marks of missing pixels that dwarf all others."""
+    mark = next((float(x) for x in (least, greatest) if float(x) in MARKS), None)
+    if mark is None:
         return
-    mark = ends.min if least == ends.min else ends.max
     bad = first + int(np.argmax((rows == mark).any((1, 2, 3))))
     raise ValueError(
-        f"Input X contains {mark:.8g}, an end of {rows.dtype} (first in image {bad}), which marks "
+        f"Input X contains {mark:.8g}, {MARKS[mark]} (first in image {bad}), which marks "
         "missing pixels; replace them, e.g. by np.where, or leave those images out."
+    )
+
+
+def _warn_of_sign(images, low, high):
+    """Say so where the least pixel looks like a sign for none, by which the range is measured."""
+    if low not in SIGNS or high == low:
+        return
+    n_pixels, least = 0, high
+    for rows in map(images.rows, _blocks(len(images))):
+        others = rows[rows > low]
+        n_pixels += rows.size - others.size
+        least = min(least, float(others.min())) if others.size else least
+    if least - low <= high - least:
+        return
+    warnings.warn(
+        f"X has {low:g} in {n_pixels} pixels, and all others are from {least:g} to {high:g}. If "
+        "that marks missing pixels, replace it, e.g. by np.where, or leave those images out: "
+        "pixels are mapped to [0, 1] from the least to the greatest, and the others would be from "
+        f"{(least - low) / (high - low):.3g} to 1.",
+        UserWarning,
+        stacklevel=5,
     )
 
 

@@ -399,6 +399,19 @@ def test_score_leaves_out_what_is_unlabelled():
         model.score(X[40:], PARTLY[40:])
 
 
+def test_score_refuses_labels_of_another_kind_or_length():
+    """Text against numbers was never equal: an accuracy of 0 without a word."""
+    model = small(fine_tune=False).fit(X, PARTLY)
+    with pytest.raises(ValueError, match="type"):
+        model.score(X, np.where(y, "dog", "cat"))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score(X, y[:20])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.score(X, y, np.ones(20))
+    with pytest.raises(ValueError, match="y contains NaN or None"):
+        model.score(X, np.where(y, np.nan, 1.0))
+
+
 # In scikit-learn
 
 

@@ -56,6 +56,25 @@ def test_the_module_takes_images_as_fit_does(layout, settings):
     }
 
 
+@pytest.mark.parametrize("layout", ["last", "first"])
+def test_images_that_would_be_read_as_other_images_are_refused(layout):
+    """Of twice the size in both axes they made four rows of features each."""
+    data = LAYOUTS[layout]
+    module = fitted(data).feature_module()
+    large = np.concatenate([np.concatenate([data, data], 2)] * 2, 1 if layout == "last" else 3)
+    other = data.transpose(0, 2, 3, 1) if layout == "first" else data.transpose(0, 3, 1, 2)
+    for wrong in (large, other, data.reshape(20, -1)[:, :-2], data[0]):
+        with pytest.raises(ValueError, match=r"images of shape .* must be of shape \("):
+            module(tensor(wrong))
+
+
+def test_grey_images_may_have_their_channel_or_not():
+    module = fitted(X[..., 0]).feature_module()
+    expected = module(tensor(X[..., 0]))
+    for same in (X[..., :1], X[..., :1].transpose(0, 3, 1, 2), X[..., 0].reshape(20, -1)):
+        torch.testing.assert_close(module(tensor(same)), expected)
+
+
 def test_the_module_is_a_copy_without_heads_and_without_gradients():
     cpc = fitted(negatives="queue")
     module = cpc.feature_module()

@@ -338,3 +338,24 @@ def test_weights_that_blow_up_in_the_last_batch_are_refused():
 def test_a_list_of_the_same_directions_continues():
     cpc = tiny(directions=("down",)).fit(X)
     assert cpc.set_params(directions=["down"]).partial_fit(X).n_iter_ == 2
+
+
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_another_precision_counts_from_then_on(go_on):
+    cpc = tiny(warm_start=True).fit(X)
+    same = copy.deepcopy(cpc)
+    getattr(cpc.set_params(precision="bf16"), go_on)(X)
+    getattr(same, go_on)(X)
+    assert cpc.net_.precision == "bf16"
+    assert not np.array_equal(cpc.transform(X), same.transform(X))
+
+
+def test_groups_of_so_many_targets_that_they_take_for_ever_are_told_of(monkeypatch):
+    """Strips of 8x200 pixels took forty times as long as with negatives="sampled"."""
+    monkeypatch.setattr("sklearn_cpc.estimators.building.LARGE_GROUP", 8 * 49 - 1)
+    with pytest.warns(UserWarning, match=r"7x7 patches, .* of 8 images: up to 392 sq") as told:
+        tiny().fit(X)
+    assert told[0].filename == __file__
+    tiny(negatives="sampled").fit(X)
+    tiny(negative_images=7).fit(X)
+    tiny(max_epochs=0).fit(X)

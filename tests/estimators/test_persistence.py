@@ -47,6 +47,8 @@ SETTINGS = [
     {"optimizer": "adam", "random_state": np.int64(3), "patch_size": np.int64(4)},
     {"augment": "cpc-v2", "transform_flip": True},
     {"augment": Augmentation(flip=0.0), "directions": ["down"], "pooling": "quadrants"},
+    {"learning_rate": np.float32(1e-3), "patch_size": (np.int64(4), np.int32(4))},
+    {"betas": [np.float32(0.8), np.float64(0.9)], "transform_flip": np.True_},
     {"projection_dim": 3, "latent_dim": None, "n_candidates": None, "n_steps": None},
 ]
 
@@ -321,3 +323,12 @@ def test_the_optimizer_still_steps_the_weights_of_the_module(way, tmp_path):
 def test_an_empty_list_of_callbacks_is_saved_as_none(tmp_path):
     tiny(callbacks=[]).fit(images()).save(tmp_path / "model")
     assert CPCTransformer.load(tmp_path / "model").callbacks is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shape_of_an_array_is_kept_as_numbers(way, tmp_path):
+    cpc = tiny(image_shape=np.array([8, 8, 3])).fit(X.reshape(20, -1))
+    assert [type(n) for n in cpc.image_shape_] == [int] * 3
+    other = way(cpc, tmp_path)
+    np.testing.assert_array_equal(other.transform(X), cpc.transform(X))
+    other.partial_fit(X.reshape(20, -1))

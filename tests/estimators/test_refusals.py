@@ -35,6 +35,43 @@ def test_marks_of_missing_pixels(dtype, end):
         tiny(max_epochs=0).fit(GREY.astype(dtype)).transform(X)
 
 
+@pytest.mark.parametrize(
+    ("mark", "what"),
+    [
+        (np.finfo(np.float32).min, "an end of float32"),
+        (np.finfo(np.float32).max, "an end of float32"),
+        (9.969209968386869e36, "the fill value of netCDF"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_marks_of_missing_pixels_that_were_read_as_another_float(mark, what, dtype):
+    X = GREY.astype(dtype)
+    X[3, 2, 1] = mark
+    message = rf"contains {mark:.8g}, {what} \(first in image 3\), which marks missing"
+    refused(ValueError, message.replace("+", r"\+"), tiny(), X)
+
+
+@pytest.mark.parametrize("sign", [-9999, -32768])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_signs_of_missing_pixels_that_take_the_range_are_told_of(sign, dtype):
+    X = GREY.astype(dtype)
+    X[3, 2, 1:3] = sign
+    low, high = GREY.min(), X.max()
+    message = rf"X has {sign} in 2 pixels, and all others are from {low:g} to {high:g}\. If that"
+    with pytest.warns(UserWarning, match=message) as told:
+        tiny(max_epochs=0).fit(X)
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("low", [-9999, -9998, -7])
+def test_a_number_among_others_is_no_sign(low):
+    X = GREY.astype(np.int16) * (-low // 255 + 1) + low  # no gap above the least
+    X[0, 0, 0] = low
+    tiny(max_epochs=0).fit(X)
+    X[:] = -9999
+    tiny(max_epochs=0).fit(X)
+
+
 def test_the_end_of_float16_is_a_value():
     X = GREY.astype(np.float16)
     X[0, 0, 0] = np.finfo(np.float16).max
@@ -384,3 +421,19 @@ def test_a_compiler_that_fails_is_no_obstacle(monkeypatch):
     with pytest.warns(RuntimeWarning, match=r"torch.compile failed here \(AssertionError:\)"):
         cpc = tiny(compile=True).fit(GREY)
     np.testing.assert_array_equal(cpc.transform(GREY), tiny().fit(GREY).transform(GREY))
+
+
+@pytest.mark.parametrize("method", ["transform", "embed_patches", "score", "partial_fit"])
+@pytest.mark.parametrize("data", [images(), images().transpose(0, 3, 1, 2), GREY])
+def test_a_single_image_without_its_axis(data, method):
+    cpc = tiny(max_epochs=0).fit(data)
+    with pytest.raises(ValueError, match=r"is a single image, .* pass X\[np.newaxis\]"):
+        getattr(cpc, method)(data[0])
+    assert cpc.transform(data[:1]).shape == (1, 8)
+
+
+def test_rows_and_columns_of_one_pixel_are_no_single_image():
+    cpc = tiny(max_epochs=0, image_shape=(1, 8)).fit(np.random.rand(9, 8))
+    assert cpc.transform(np.random.rand(1, 8)).shape == (1, 8)
+    cpc = tiny(max_epochs=0, image_shape=(8, 1)).fit(np.random.rand(9, 8))
+    assert cpc.transform(np.random.rand(8, 8)).shape == (8, 8)
