@@ -45,6 +45,7 @@ TRIALS = {
     "batch size 128": {"batch_size": 128},
     "learning rate 5e-4": {"learning_rate": 5e-4},
     "learning rate 2e-3": {"learning_rate": 2e-3},
+    "learning rate 2e-3, temperature 0.2": {"learning_rate": 2e-3, "temperature": 0.2},
     "weight decay 0.1": {"weight_decay": 0.1},
     "averaging 0.998": {"averaging": 0.998},
     "1 step": {"n_steps": 1},
