@@ -26,6 +26,7 @@ from .constraints import CONSTRAINTS
 from .generators import own_generators
 from .guards import fitting, own_torch, threads
 from .names import with_near_miss
+from .outcome import warn_of_guessing
 
 __all__ = ["CPCTransformer"]
 
@@ -197,7 +198,9 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         and half of the free memory holds what the encoder keeps of one. Where that does not hold
         64, the encoder takes them in parts, see `accumulate`.
     learning_rate : float, default=2e-3
-        Peak learning rate.
+        Peak learning rate. Deep encoders may collapse at the default in the first steps of a
+        training of few hundred batches, of which a ConvergenceWarning tells: 5e-4 or 3e-4 there, or
+        a longer `warmup`.
     optimizer : {"adamw", "adam"}, default="adamw"
         Algorithm.
     betas : (float, float), default=(0.9, 0.999)
@@ -615,6 +618,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             with own_generators(net, self, feed, run.keeper), compiled:
                 train(net, feed, settings, run.keeper)
         self._keep_net(net)
+        warn_of_guessing(self)
 
     def _keep_net(self, net):
         """What every training gives; `load` calls it too."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_cpc.nn import Augmentation, CPCModel
 
@@ -359,3 +360,40 @@ def test_groups_of_so_many_targets_that_they_take_for_ever_are_told_of(monkeypat
     tiny(negatives="sampled").fit(X)
     tiny(negative_images=7).fit(X)
     tiny(max_epochs=0).fit(X)
+
+
+# Trainings that come to nothing
+
+
+class Blind(torch.nn.Module):
+    """All patches are alike to it."""
+
+    def __init__(self, n_channels):
+        super().__init__()
+        self.features = torch.nn.Parameter(torch.ones(4))
+
+    def forward(self, patches):
+        return self.features.expand(len(patches), 4)
+
+
+def six_passes(cpc):
+    for _ in range(6):
+        cpc.partial_fit(X)
+
+
+def test_a_training_that_learns_nothing_says_so_and_is_kept():
+    message = (
+        r"has learned nothing: in its last epoch the loss is that of guessing, log N, to within "
+        r"0.001 nats.*pass a lower learning_rate=0.002 .* or a longer warmup=0.05\."
+    )
+    cpc = tiny(encoder=Blind, n_components=None, max_epochs=15)
+    with pytest.warns(ConvergenceWarning, match=message) as caught:
+        cpc.fit(X)
+    assert caught[0].filename == __file__
+    assert cpc.n_iter_ == 15
+    cpc.set_params(max_epochs=7).fit(X)  # too few batches to tell: no warning
+    assert cpc.n_iter_ == 7
+    with pytest.warns(ConvergenceWarning) as caught:
+        six_passes(cpc)
+    assert {each.filename for each in caught} == {__file__}
+    assert len(caught) == 4  # from 30 batches on
