@@ -1,34 +1,23 @@
-"""The plugin: compiles the device, registers it before torch is imported, and stays to the end."""
+"""The plugin: registers the device before torch is imported, and stays to the end.
+
+The library is that of the environment's PRETENDED_DEVICE, or compiled.
+"""
 
 import ctypes
-import importlib.util
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
-from pathlib import Path
 
-
-def compiler():
-    """Name of a C++ compiler, or None."""
-    return next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+from .compiling import TORCH, compiled
 
 
 def _register():
     """Load torch's libraries, and the device before Python's half of torch asks for one."""
-    torch_folder = Path(importlib.util.find_spec("torch").origin).parent
-    source = Path(__file__).with_name("device.cpp")
     for name in ("libc10.so", "libtorch_cpu.so"):
-        ctypes.CDLL(str(torch_folder / "lib" / name), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(TORCH / "lib" / name), mode=ctypes.RTLD_GLOBAL)
     with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "device.so"
-        options = ["-std=c++20", "-shared", "-fPIC", f"-I{torch_folder / 'include'}"]
-        libraries = [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"]
-        subprocess.run(
-            [compiler(), *options, str(source), *libraries, "-o", str(library)], check=True
-        )
+        library = os.environ.get("PRETENDED_DEVICE") or compiled(folder)
         if not ctypes.CDLL(str(library)).register_guard():
             raise RuntimeError("This torch has a CUDA device guard: there is nothing to pretend.")
 
