@@ -14,7 +14,8 @@ their length. On number 100 some variants learned nothing in so short a training
 epochs (`LONGER`), and recipes among them the base's augmentation, width, pooling and a rate of
 1e-3 (`DIGITS`): their own augmentation leaves the colours of digit and ground, and the mean over
 some tens of features of a shrunk network forgets the digit. Networks deeper than ResNet-18
-collapsed there, and have a lower rate (`DEEP`). "Clearly above" is a gain of more than twice the
+collapsed there, and have a lower rate (`DEEP`); that the wide one has more epochs, too, was seen on
+number 1. "Clearly above" is a gain of more than twice the
 standard error that the number of test images allows.
 
 Rows are appended to a file of JSON lines, and what is in it is not measured again: an interrupted
