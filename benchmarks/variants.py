@@ -15,8 +15,8 @@ epochs (`LONGER`), and recipes among them the base's augmentation, width, poolin
 1e-3 (`DIGITS`): their own augmentation leaves the colours of digit and ground, and the mean over
 some tens of features of a shrunk network forgets the digit. Networks deeper than ResNet-18
 collapsed there, and have a lower rate (`DEEP`); that the wide one has more epochs, too, was seen on
-number 1. "Clearly above" is a gain of more than twice the
-standard error that the number of test images allows.
+number 1. "Clearly above" is a gain of more than twice the standard error that the number of test
+images allows.
 
 Rows are appended to a file of JSON lines, and what is in it is not measured again: an interrupted
 run goes on, more `--seeds` are added. On one thread of a CPU images/s count the time of the

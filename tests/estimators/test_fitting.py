@@ -384,7 +384,7 @@ def six_passes(cpc):
 def test_a_training_that_learns_nothing_says_so_and_is_kept():
     message = (
         r"has learned nothing: in its last epoch the loss is that of guessing, log N, to within "
-        r"0.001 nats.*pass a lower learning_rate=0.002 .* or a longer warmup=0.05\."
+        r"0.001 nats.*to it: lower learning_rate=0.002 .*, or raise warmup=0.05\."
     )
     cpc = tiny(encoder=Blind, n_components=None, max_epochs=15)
     with pytest.warns(ConvergenceWarning, match=message) as caught:
