@@ -97,10 +97,13 @@ def literal_loss(model, patches, n_negatives=16):
         The network.
     patches : Tensor of shape (batch, rows, cols, channels, height, width)
         Standardised.
-    n_negatives : int or None, default=16
+    n_negatives : int, dict of (direction, step) -> int, or None, default=16
         Drawn for each pair, with replacement, among all patches of the batch. None: each target
         is told from all patches of the batch.
     """
+    drawn = (
+        n_negatives if isinstance(n_negatives, dict) else dict.fromkeys(model.heads, n_negatives)
+    )
     batch, rows, cols = patches.shape[:3]
     z = model.latent(model.encoder(patches.flatten(0, 2)))
     z = z.view(batch, rows, cols, -1)
@@ -110,7 +113,8 @@ def literal_loss(model, patches, n_negatives=16):
         context = model.context_of(direction)(turned)
         for W_k, k in zip(model.W[direction], steps, strict=True):
             target_map = model.targets[direction]
-            losses.append(step_loss(model, turned, context, k, W_k, target_map, n_negatives))
+            n = drawn[direction, k]
+            losses.append(step_loss(model, turned, context, k, W_k, target_map, n))
     return sum(losses) / len(losses)
 
 

@@ -10,14 +10,17 @@ Every row is measured beside, and in turns with, (a) a large product of two matr
 precision, the machine's ceiling; (b) the same step as it is usually written, `literal_cpc.py`;
 (c) the encoder alone, forward and backward on the same patches, without which no step can do; and
 for `transform` each patch encoded on its own. Ratios are medians over rounds, within each of
-which all take turns. FLOP are counted from the shapes, of the package's own step. A line per
+which all take turns. FLOP are counted from the shapes, of the package's own step. "by FLOP" is what
+the counts alone make of a ratio: the step's over the encoder's, which no implementation of the same
+networks comes below at the same rate, and those of single patches over `transform`'s. A line per
 measurement is printed and appended as JSON to `--out`, and a picture is drawn beside it.
 
 The step is that of `CPCNet` with the default parameters: batch from uint8, augmentation, loss,
-gradient, clipping, optimiser; with `--augment cpc-v2` both change patches as CPC v2 does. "step, 16
-negatives" is the same with the literal step's candidates, and the literal step's ratio to the
-default one is to its advantage, whose pairs have 280. `--clock process` counts the seconds of this
-process alone, for a machine shared with others; with one thread only.
+gradient, clipping, optimiser; with `--augment cpc-v2` both change patches as CPC v2 does. The
+literal step draws 16 negatives for each pair. "x plain, equal" is beside one that draws as many as
+the default step's pairs have, up to 279, and "step, 16 negatives" is the package's step with the
+literal one's. `--clock process` counts the seconds of this process alone, for a machine shared with
+others; with one thread only.
 """
 
 import argparse
@@ -49,6 +52,8 @@ COLUMNS = (
     ("share_of_ceiling", "of ceiling", "{:.2f}"),
     ("times_encoder_alone", "x encoder alone", "{:.2f}"),
     ("times_faster_than_plain", "x plain", "{:.2f}"),
+    ("times_faster_than_equal", "x plain, equal", "{:.2f}"),
+    ("by_flop", "by FLOP", "{:.2f}"),
     ("peak_mib", "peak MiB", "{:.0f}"),
 )
 
@@ -87,14 +92,23 @@ def training_step(cpc, X, batch):
     return call
 
 
-def literal_step(cpc, X, batch, n_workers, augment):
+def numbers_of_negatives(cpc, X, batch):
+    """(direction, step) -> negatives of a pair in the step of this transformer."""
+    model = cpc.net_.module_.train()
+    feed = ImageFeed(as_images(X[:batch]), cpc.pixel_scale_, cpc.net_.device)
+    with torch.no_grad():
+        output = model(feed.batch(slice(batch)), torch.Generator(cpc.net_.device))
+    return dict(zip(model.heads, (output.n_candidates.long() - 1).tolist(), strict=True))
+
+
+def literal_step(cpc, X, batch, n_negatives, n_workers, augment):
     """A call that takes the plain step on the next batch."""
     from literal_cpc import literal_loss, loader  # needs Pillow
 
     net = cpc.net_
     model, optimizer = (
         net.module_,
-        torch.optim.AdamW(net.module_.parameters(), lr=cpc.learning_rate),
+        torch.optim.AdamW(net.module_.parameters(), lr=net.lr),
     )
     batches = loader(X, model, batch, n_workers, augment)
     stream = endless(batches)
@@ -104,7 +118,7 @@ def literal_step(cpc, X, batch, n_workers, augment):
         model.train()
         optimizer.zero_grad()
         with net.autocast():
-            loss = literal_loss(model, patches.to(net.device), N_NEGATIVES)
+            loss = literal_loss(model, patches.to(net.device), n_negatives)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cpc.clip_norm)
         optimizer.step()
@@ -163,7 +177,10 @@ def measure(options, encoder, side, batch, precision):
     ceiling, ceiling_flop = product(precision, device, options.product_side)
     plain = {}
     if not options.no_literal:
-        plain["literal"] = literal_step(few, X, batch, options.workers, options.augment)
+        how = options.workers, options.augment
+        as_many = numbers_of_negatives(cpc, X, batch)
+        plain["literal"] = literal_step(few, X, batch, N_NEGATIVES, *how)
+        plain["equal"] = literal_step(cpc, X, batch, as_many, *how)
     step, few_step = training_step(cpc, X, batch), training_step(few, X, batch)
     training = {
         "ceiling": ceiling,
@@ -182,11 +199,16 @@ def measure(options, encoder, side, batch, precision):
     settings["max_seconds"] = options.seconds
     seconds = in_rounds(training, **settings)
     common = {"encoder": encoder, "side": side, "batch": batch, "precision": precision}
+    alone_flop = count_flop(training["alone"])
     for name, key, call in (("step", "step", step), ("step, 16 negatives", "few", few_step)):
-        yield common | row(name, seconds, key, call, batch, ceiling_flop, "literal", device)
+        own = row(name, seconds, key, call, batch, ceiling_flop, "literal", device)
+        if key == "step" and plain:
+            own["times_faster_than_equal"] = float(np.median(seconds["equal"] / seconds["step"]))
+        yield common | own | {"by_flop": own["gflop_per_image"] * batch * 1e9 / alone_flop}
     seconds = in_rounds(features, **settings)
-    name = "transform"
-    yield common | row(name, seconds, name, transform, n, ceiling_flop, "plain", device)
+    own = row("transform", seconds, "transform", transform, n, ceiling_flop, "plain", device)
+    plain_flop = count_flop(features["plain"])
+    yield common | own | {"by_flop": plain_flop / (own["gflop_per_image"] * n * 1e9)}
 
 
 def row(name, seconds, key, call, n_images, ceiling_flop, plain, device):
@@ -215,7 +237,7 @@ def row(name, seconds, key, call, n_images, ceiling_flop, plain, device):
 
 def as_text(values):
     cells = [
-        pattern.format(values[key]) if values[key] is not None else "-"
+        pattern.format(values[key]) if values.get(key) is not None else "-"
         for key, _, pattern in COLUMNS
     ]
     return "| " + " | ".join(cells) + " |"

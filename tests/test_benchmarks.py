@@ -257,6 +257,23 @@ def test_the_literal_step_has_the_same_loss_and_gradient(script, rng, similarity
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
 
 
+def test_the_literal_step_draws_as_many_negatives_as_the_packages_pairs_have(script):
+    pytest.importorskip("PIL")
+    X = np.random.RandomState(0).randint(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    cpc = CPCTransformer(8, max_epochs=0, negative_images=2, n_steps=2).fit(X)
+    model = cpc.net_.module_
+    n_negatives = script("throughput").numbers_of_negatives(cpc, X, 6)
+    # Of two images with 7x7 patches: all targets two and three rows on.
+    expected = {(d, k): 2 * (7 - k) * 7 - 1 for d in model.plan for k in (2, 3)}
+    assert n_negatives == expected
+    for W_k in (W_k for maps in model.W.values() for W_k in maps):
+        torch.nn.init.zeros_(W_k.weight)  # equal scores: the loss counts the candidates
+    literal = script("literal_cpc")
+    (patches,) = literal.loader(X, model, len(X), augment=None)
+    loss = literal.literal_loss(model, patches, n_negatives)
+    assert loss.item() == pytest.approx(np.mean([np.log(n + 1) for n in expected.values()]))
+
+
 @pytest.mark.parametrize("augment", ["full", "cpc-v2"])
 def test_the_literal_step_changes_every_patch_by_itself(script, augment):
     pytest.importorskip("PIL")
@@ -287,6 +304,8 @@ def test_throughput_measures_the_step_and_transform(script, tmp_path, capsys, au
         assert row["gflop_per_image"] > 0
         assert row["times_faster_than_plain"] > 0
     assert rows[0]["times_encoder_alone"] > 0
+    assert rows[0]["times_faster_than_equal"] > 0
+    assert min(row["by_flop"] for row in rows) > 1
     assert capsys.readouterr().out.count("| conv | 16 | 4 | float32 |") == 3
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 

@@ -23,7 +23,7 @@ from ..training.distributed import local_cuda, smallest_part
 from ..training.messages import in_one_line
 from ..training.net import OPTIMIZERS
 from .generators import seeded
-from .planning import given_batch_size
+from .planning import given_batch_size, peak_rate
 
 # Pixels that the first layer is fitted to: 500 images of 32x32.
 WHITENING_PIXELS = 2**19
@@ -151,7 +151,6 @@ def build_net(estimator, image_shape, scale, random_state):
         optimizer__weight_decay=estimator.weight_decay,
         optimizer__betas=tuple(map(float, betas)),  # torch refuses 0 beside 0.999
         optimizer__eps=estimator.eps,
-        lr=float(estimator.learning_rate),  # of float32 it would fall in float32
         batch_size=given_batch_size(estimator),
         precision=resolve_precision(estimator.precision, device),
         random_state=random_state,
@@ -159,7 +158,9 @@ def build_net(estimator, image_shape, scale, random_state):
     )
     seed = int(random_state.randint(2**31 - 1))
     with seeded(seed):
-        return net.initialize()
+        net.initialize()
+    net.lr = peak_rate(estimator, net.module_.encoder)
+    return net
 
 
 # What the network, the loss and the optimiser are built from.

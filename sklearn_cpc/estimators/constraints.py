@@ -22,6 +22,7 @@ from ..nn import (
 from ..training.callbacks import SCHEDULES
 
 POSITIVE_INT = Interval(Integral, 1, None, closed="left")
+NEGATIVE_INT = Interval(Integral, None, -1, closed="right")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 SHARE = Interval(Real, 0, 1, closed="both")
 
@@ -64,7 +65,7 @@ CONSTRAINTS = {
     "pooling": [StrOptions(set(POOLINGS))],
     "max_epochs": [Interval(Integral, 0, None, closed="left")],
     "batch_size": [POSITIVE_INT, StrOptions({"auto"})],
-    "learning_rate": [POSITIVE],
+    "learning_rate": [POSITIVE, StrOptions({"auto"})],
     "optimizer": [StrOptions({"adamw", "adam"})],
     "betas": [tuple, list],
     "eps": [Interval(Real, 0, None, closed="left")],
@@ -84,7 +85,7 @@ CONSTRAINTS = {
     "device": [str],
     "precision": [StrOptions({"auto", "float32", "bf16"})],
     "compile": ["boolean"],
-    "n_jobs": [POSITIVE_INT, None],
+    "n_jobs": [POSITIVE_INT, NEGATIVE_INT, None],
     "warm_start": ["boolean"],
     "callbacks": [list, None],
     "random_state": ["random_state"],

@@ -3,6 +3,7 @@
 import threading
 from contextlib import ExitStack, contextmanager
 
+import joblib
 import torch
 
 from ..training import workers_ended
@@ -73,10 +74,10 @@ def all_or_nothing(estimator):
 
 @contextmanager
 def threads(n_jobs):
-    """Torch's number of threads, set and put back; None leaves it."""
+    """Torch's number of threads, set and put back; None leaves it, -1 are all cores, -2 but one."""
     before = torch.get_num_threads()
     if n_jobs is not None:
-        torch.set_num_threads(n_jobs)
+        torch.set_num_threads(max(1, n_jobs if n_jobs > 0 else joblib.cpu_count() + 1 + n_jobs))
     try:
         yield
     finally:

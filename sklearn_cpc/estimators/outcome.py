@@ -23,7 +23,7 @@ def warn_of_guessing(estimator):
         "The training has learned nothing: in its last epoch the loss is that of guessing, "
         f"log N, to within {GUESSING:g} nats. Either the patches of these images tell nothing of "
         "each other, or the network has collapsed in its first steps and all patches are alike "
-        f"to it: lower learning_rate={estimator.learning_rate:g} (deep encoders learn at 5e-4 or "
+        f"to it: pass a learning_rate below {estimator.net_.lr:g} (deep encoders learn at 5e-4 or "
         f"3e-4), or raise warmup={estimator.warmup}.",
         ConvergenceWarning,
         stacklevel=5,

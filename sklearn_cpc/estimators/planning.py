@@ -1,17 +1,38 @@
-"""What "auto" makes of the device and the data: the batch, its parts, and a line that says so."""
+"""What "auto" makes of the device, the network and the data, and a line that says so."""
+
+import warnings
 
 import torch
 
 from ..training.distributed import from_main
 from ..training.memory import free_bytes, held_per_image
 
-__all__ = ["SMALLEST_AUTO_BATCH", "batch_and_parts", "described", "given_batch_size"]
+__all__ = [
+    "SMALLEST_AUTO_BATCH",
+    "batch_and_parts",
+    "described",
+    "given_batch_size",
+    "peak_rate",
+    "warn_of_slow_bf16",
+]
 
 # A batch costs no more per image than a larger one on CPUs; a GPU needs some thousand patches.
 SMALLEST_AUTO_BATCH, LARGEST_AUTO_BATCH = 64, 256
 # A larger batch makes fewer steps of a pass, which must stay many.
 STEPS_PER_PASS = 200
 SHARE_OF_FREE_MEMORY = 0.5
+# Peak learning rates of encoders of at most so many layers with weights. At the rate of shallow
+# ones, deep ones collapse within the first steps of a training of some hundred batches.
+PEAK_RATES = {10: 2e-3, 20: 5e-4}
+DEEPEST_RATE = 3e-4
+
+
+def peak_rate(estimator, encoder):
+    """The learning rate given, or what "auto" chooses for an encoder of this depth."""
+    if not isinstance(estimator.learning_rate, str):
+        return float(estimator.learning_rate)  # of float32 it would fall in float32
+    n_layers = sum(parameter.ndim > 1 for parameter in encoder.parameters())
+    return next((rate for most, rate in PEAK_RATES.items() if n_layers <= most), DEEPEST_RATE)
 
 
 def given_batch_size(estimator):
@@ -73,11 +94,24 @@ def described(net, feed, settings):
     images = "read batch by batch" if feed.resident is None else "resident on the device"
     return (
         f"device {where}, precision {precision}, batches of {settings.batch_size} of "
-        f"{len(feed)} images, encoded {parts}; images {images}"
+        f"{len(feed)} images, encoded {parts}, peak learning rate {net.lr:g}; images {images}"
+    )
+
+
+def warn_of_slow_bf16(net):
+    """Say so where products of bfloat16 are asked of a CPU that has to imitate them."""
+    if net.precision != "bf16" or torch.device(net.device).type != "cpu" or _has_bf16():
+        return
+    warnings.warn(
+        "precision='bf16' on a CPU without instructions for it (AVX512-BF16, AMX) is many times "
+        "slower than float32; pass precision='auto' or 'float32'.",
+        RuntimeWarning,
+        stacklevel=5,
     )
 
 
 def _has_bf16():
     """Whether the CPU has instructions for products of bfloat16."""
-    known = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported",))
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    known = (getattr(torch.cpu, name, None) for name in names)
     return any(is_supported() for is_supported in known if is_supported is not None)

@@ -1,6 +1,7 @@
 """CPCTransformer: pretraining on unlabelled images, pooled patch features out."""
 
 import copy
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -197,10 +198,11 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Images per batch. "auto": 64 on a CPU; on CUDA up to 256, as long as a pass has 200 batches
         and half of the free memory holds what the encoder keeps of one. Where that does not hold
         64, the encoder takes them in parts, see `accumulate`.
-    learning_rate : float, default=2e-3
-        Peak learning rate. Deep encoders may collapse at the default in the first steps of a
-        training of few hundred batches, of which a ConvergenceWarning tells: 5e-4 or 3e-4 there, or
-        a longer `warmup`.
+    learning_rate : float or "auto", default="auto"
+        Peak learning rate. "auto": 2e-3 for encoders of at most 10 layers with weights, such as
+        "conv" and "dictionary"; 5e-4 up to 20 layers ("resnet18"), and 3e-4 for deeper ones, which
+        collapse at a higher rate in the first steps of a training of few hundred batches (a
+        ConvergenceWarning tells). `verbose=2` says what was chosen.
     optimizer : {"adamw", "adam"}, default="adamw"
         Algorithm.
     betas : (float, float), default=(0.9, 0.999)
@@ -246,7 +248,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         takes negatives from its own part of the batch; with "groups" and "image" that is the same,
         as long as there is a group for every process.
     device : str, default="auto"
-        "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU.
+        "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU. Where the
+        next fit trains; `load` puts a trained model elsewhere.
     precision : {"auto", "float32", "bf16"}, default="auto"
         Of matrix products, in training and after. "auto": bf16 on CUDA, float32 on the CPU. CPUs
         with bf16 instructions (AVX512-BF16, AMX) train faster with "bf16".
@@ -256,7 +259,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         (`augment="none"` with encoder="conv"). Where it fails, training goes on without it, with
         a warning that says why. The results differ by rounding.
     n_jobs : int or None, default=None
-        CPU threads of torch. None: torch's own choice.
+        CPU threads of torch. None: torch's own choice. -1: one for each core, -2: one less, ...
     warm_start : bool, default=False
         Continue from the last fit instead of starting anew.
     callbacks : list of skorch callbacks or None, default=None
@@ -391,7 +394,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         pooling="max",
         max_epochs=20,
         batch_size=64,
-        learning_rate=2e-3,
+        learning_rate="auto",
         optimizer="adamw",
         betas=(0.9, 0.999),
         eps=1e-8,
@@ -584,7 +587,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         building.check_same_build(self, self._built_from)
         run = resuming.LongRun(self, images, n_epochs, is_pass)
         net = copy.deepcopy(self.net_)
-        net.lr = float(self.learning_rate)
+        net.lr = planning.peak_rate(self, net.module_.encoder)
         net.precision = building.resolve_precision(self.precision, net.device)
         feed = ImageFeed(images, self.pixel_scale_, net.device)
         with run.checkpoints(net, self.pixel_scale_, is_new=False):
@@ -614,6 +617,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)
+            planning.warn_of_slow_bf16(net)
             compiled = building.compiled(self.compile, net, feed, settings)
             with own_generators(net, self, feed, run.keeper), compiled:
                 train(net, feed, settings, run.keeper)
@@ -643,7 +647,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         features : ndarray of shape (n, n_features_out), float32
         """
-        with own_torch(), workers_ended():
+        with self._using():
             images, grid = inputs.images_and_grid(self, X)
             width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
             if width != self._n_features_out:
@@ -672,7 +676,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Or as wide as `output` says. On the grid of `transform_stride`; pooling over rows and
             columns gives `transform`.
         """
-        with own_torch(), workers_ended():
+        with self._using():
             images, grid = inputs.images_and_grid(self, X)
             out = np.empty((len(images), *grid.shape, self._n_patch_outputs), dtype=np.float32)
             for rows, features in self._embedded(images, grid, self._on_grid):
@@ -698,8 +702,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             without augmentation; the greater the better, and never above the logarithm of
             the number N of candidates. 0 where the grid leaves nothing to predict.
         """
-        check_is_fitted(self)
-        with own_torch(), workers_ended():
+        with self._using():
             images = inputs.check_images(self, X, reset=False)
             if images.shape != self.image_shape_:
                 raise ValueError(
@@ -711,8 +714,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 return 0.0
             feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
             batch_size = self.net_.batch_size if self.batch_size == "auto" else self.batch_size
-            with threads(self.n_jobs):
-                return held_out_bound(self.net_, feed, np.arange(len(images)), batch_size)
+            rows = np.arange(len(images))
+            return held_out_bound(self.net_, feed, rows, batch_size, self._precision)
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns of `transform`.
@@ -879,6 +882,18 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         except InvalidParameterError as error:
             raise with_near_miss(error, self) from None
 
+    @contextmanager
+    def _using(self):
+        """A call on images that leaves the estimator as it is."""
+        check_is_fitted(self)
+        self._validate_params()  # which may have been set since
+        with own_torch(), workers_ended(), threads(self.n_jobs):
+            yield
+
+    @property
+    def _precision(self):
+        return building.resolve_precision(self.precision, self.net_.device)
+
     def _on_grid(self, pixels, grid):
         """Features of every patch of pixels in [0, 1]."""
         return self.net_.module_.embed(pixels, grid, self.output).float()
@@ -894,5 +909,5 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         numbers = inputs.largest_map(model, grid, self._n_patch_outputs)
         size = max(1, min(256, TRANSFORM_BUDGET // numbers))
-        with threads(self.n_jobs), torch.inference_mode(), self.net_.autocast():
+        with torch.inference_mode(), self.net_.autocast(self._precision):
             yield from blocks_that_fit(feed, size, partial(features_of, grid=grid))

@@ -32,7 +32,7 @@ def split_rows(n_images, fraction):
     return np.sort(order[n:]), np.sort(order[:n])
 
 
-def held_out_bound(net, feed, rows, batch_size):
+def held_out_bound(net, feed, rows, batch_size, precision=None):
     """Lower bound on the mutual information in nats, without augmentation.
 
     Parameters
@@ -43,6 +43,8 @@ def held_out_bound(net, feed, rows, batch_size):
     rows : ndarray of int
         Images, compared in the order of a fixed permutation.
     batch_size : int
+    precision : {"float32", "bf16"} or None, default=None
+        None: the net's own.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def held_out_bound(net, feed, rows, batch_size):
     model = net.module_.eval()
     generator = torch.Generator(feed.device).manual_seed(0)
     total = 0.0
-    with torch.inference_mode(), net.autocast():
+    with torch.inference_mode(), net.autocast(precision):
         order = rows[np.random.RandomState(0).permutation(len(rows))]
         for block in feed.batches(np.array_split(order, -(-len(order) // batch_size))):
             total += len(block) * model(block, generator).bounds.mean().item()

@@ -165,6 +165,11 @@ class PixelScale:
         low, high = (0.0, 255.0) if images.data.dtype == np.uint8 else pixel_range(images)
         _warn_of_sign(images, low, high)
         high = high if high > low else low + max(1.0, abs(low))
+        if not np.isfinite(high - low):
+            raise ValueError(
+                f"X has pixels from {low:g} to {high:g}, which are further apart than a float64 "
+                "can tell; divide X by 2 or more."
+            )
         step = max(1, -(-len(images) // ROWS_FOR_MOMENTS))
         total, squares, count = 0.0, 0.0, 0
         for start in range(0, len(images), ROWS_AT_ONCE * step):
@@ -182,6 +187,7 @@ class PixelScale:
         """Map pixels to floats, on their device."""
         # float32 would round wide values before the subtraction.
         wide = pixels.dtype.itemsize > (4 if pixels.is_floating_point() else 2)
+        wide |= self.high - self.low > torch.finfo(torch.float32).max
         pixels = pixels.to(torch.float64 if wide else torch.float32)
         if self.low:
             pixels = pixels - self.low

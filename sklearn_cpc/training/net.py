@@ -121,10 +121,10 @@ class CPCNet(NeuralNet):
         self.optimizer_ = self.optimizer([g for g in groups if g["params"]], **settings)
         return self
 
-    def autocast(self):
-        return torch.autocast(
-            torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"
-        )
+    def autocast(self, precision=None):
+        """A context for products in this precision; None is the net's own."""
+        is_bf16 = (precision or self.precision) == "bf16"
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=is_bf16)
 
     def train_step(self, batch, **fit_params):
         self._set_training(True)

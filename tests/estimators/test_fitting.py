@@ -3,6 +3,7 @@
 import copy
 import threading
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,15 @@ def test_n_jobs_is_set_and_put_back(use, monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", calls.append)
     getattr(cpc.set_params(n_jobs=5), use)(X)
     assert calls == [5, before]
+
+
+@pytest.mark.parametrize(("n_jobs", "n_threads"), [(-1, 6), (-2, 5), (-6, 1), (-9, 1)])
+def test_negative_n_jobs_count_from_all_cores(n_jobs, n_threads, monkeypatch):
+    calls, before = [], torch.get_num_threads()
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
+    monkeypatch.setattr(torch, "set_num_threads", calls.append)
+    tiny(n_jobs=n_jobs).fit(X)
+    assert calls == [n_threads, before]
 
 
 def test_the_global_generators_are_left_alone():
@@ -384,7 +394,7 @@ def six_passes(cpc):
 def test_a_training_that_learns_nothing_says_so_and_is_kept():
     message = (
         r"has learned nothing: in its last epoch the loss is that of guessing, log N, to within "
-        r"0.001 nats.*to it: lower learning_rate=0.002 .*, or raise warmup=0.05\."
+        r"0.001 nats.*to it: pass a learning_rate below 0.002 .*, or raise warmup=0.05\."
     )
     cpc = tiny(encoder=Blind, n_components=None, max_epochs=15)
     with pytest.warns(ConvergenceWarning, match=message) as caught:

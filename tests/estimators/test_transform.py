@@ -248,3 +248,37 @@ def test_transform_flip_is_the_mean_over_an_image_and_its_mirror_image(pooling):
     cpc.set_params(transform_flip=True)
     np.testing.assert_allclose(cpc.transform(X), expected, atol=1e-6)
     np.testing.assert_allclose(cpc.transform(mirrored), expected, atol=1e-6)
+
+
+# Settings that are changed on a fitted estimator
+
+
+@pytest.mark.parametrize("use", ["transform", "embed_patches", "score"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"transform_stride": "fine"}, r"The 'transform_stride' parameter .* Got 'fine' instead"),
+        ({"pooling": "maximum"}, "The 'pooling' parameter .* Got 'maximum' instead"),
+        ({"n_jobs": 0}, "The 'n_jobs' parameter .* Got 0 instead"),
+        ({"precision": "bf8"}, "The 'precision' parameter .* Got 'bf8' instead"),
+    ],
+)
+def test_what_is_set_on_a_fitted_estimator_is_checked_when_it_is_used(use, settings, message):
+    cpc = tiny().fit(X).set_params(**settings)
+    with pytest.raises(ValueError, match=message):
+        getattr(cpc, use)(X)
+
+
+@pytest.mark.parametrize("use", ["transform", "embed_patches", "score"])
+def test_the_precision_of_features_is_the_one_that_is_set(use):
+    exact, coarse = (tiny(precision=p).fit(X) for p in ("float32", "bf16"))
+    own = getattr(exact, use)(X)
+    exact.set_params(precision="bf16")
+    rounded = getattr(exact, use)(X)
+    assert not np.array_equal(rounded, own)
+    np.testing.assert_allclose(rounded, own, atol=0.05)
+    assert exact.net_.precision == "float32"  # of the training
+    np.testing.assert_array_equal(getattr(exact.set_params(precision="auto"), use)(X), own)
+    assert not np.array_equal(
+        getattr(coarse, use)(X), getattr(coarse.set_params(precision="float32"), use)(X)
+    )

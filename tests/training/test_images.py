@@ -222,3 +222,17 @@ def test_images_do_not_copy_the_data(rng):
     X = rng.uniform(size=(3, 8, 8, 3))
     assert isinstance(as_images(X), Images)
     assert as_images(X).data is X
+
+
+def test_ranges_that_float32_does_not_hold():
+    unit = np.linspace(0, 1, 2 * 4 * 4).reshape(2, 4, 4)
+    for X in (3e38 * (2 * unit - 1), 1e300 * unit, (3e38 * (2 * unit - 1)).astype(np.float32)):
+        scale = PixelScale.of(as_images(X))
+        np.testing.assert_allclose(scale.apply(torch.from_numpy(X)), unit, atol=1e-6)
+        assert scale.mean == pytest.approx((0.5,))
+
+
+def test_a_range_that_float64_does_not_hold_is_refused():
+    X = np.array([-1e308, 1e308]).reshape(1, 1, 2)
+    with pytest.raises(ValueError, match=r"pixels from -1e\+308 to 1e\+308, .* divide X by 2"):
+        PixelScale.of(as_images(X))
