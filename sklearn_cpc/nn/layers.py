@@ -1,5 +1,6 @@
 """What encoders are made of: norms without batch statistics, and initial weights."""
 
+from contextlib import nullcontext
 from math import gcd
 
 import torch
@@ -12,6 +13,20 @@ __all__ = ["NORMS", "ChannelNorm", "he_init_", "make_group_norm", "make_norm"]
 
 NORMS = ("none", "group", "layer")
 GROUP_SIZE = 16
+
+
+def _as_it_comes(norm, x, weight, bias):
+    """norm(x, weight, bias) in the precision of x.
+
+    Autocast would have CUDA make float32 of a norm's maps, and back for the next product: several
+    times the traffic of what limits a small network. The kernels sum in float32 anyway.
+    """
+    device = x.device.type
+    is_cast = torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if is_cast else nullcontext():
+        if device != "cpu" and weight is not None:  # CPUs take float32 beside bf16
+            weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        return norm(x, weight, bias)
 
 
 class ChannelNorm(nn.Module):
@@ -28,7 +43,21 @@ class ChannelNorm(nn.Module):
 
     def of_rows(self, x):
         """The same with the channels last, (..., channels) in and out."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+        def norm(x, weight, bias):
+            return F.layer_norm(x, self.weight.shape, weight, bias, self.eps)
+
+        return _as_it_comes(norm, x, self.weight, self.bias)
+
+
+class PatchGroupNorm(nn.GroupNorm):
+    """GroupNorm whose maps stay in their precision."""
+
+    def forward(self, x):
+        def norm(x, weight, bias):
+            return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+        return _as_it_comes(norm, x, self.weight, self.bias)
 
 
 def make_group_norm(n_channels, eps=1e-5, affine=True):
@@ -41,7 +70,7 @@ def make_group_norm(n_channels, eps=1e-5, affine=True):
     Y. Wu, K. He, "Group Normalization", ECCV 2018 (16 channels per group in table 3).
     """
     size = gcd(GROUP_SIZE, n_channels)
-    return nn.GroupNorm(n_channels // size if size > 1 else 1, n_channels, eps, affine)
+    return PatchGroupNorm(n_channels // size if size > 1 else 1, n_channels, eps, affine)
 
 
 def make_norm(name, n_channels):
