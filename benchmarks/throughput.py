@@ -141,6 +141,22 @@ def encoder_alone(cpc, X, batch):
     return call
 
 
+def compiled(cpc, call):
+    """A call with the encoder compiled, as by `compile=True`; other calls find it as it was."""
+    encoder = cpc.net_.module_.encoder
+    encoder.compile()
+    own, encoder._compiled_call_impl = encoder._compiled_call_impl, None
+
+    def call_compiled():
+        encoder._compiled_call_impl = own
+        try:
+            call()
+        finally:
+            encoder._compiled_call_impl = None
+
+    return call_compiled
+
+
 def each_patch_alone(cpc, X):
     """A call that transforms as `transform` does, but shares nothing between patches."""
     net, grid = cpc.net_, transform_grid(cpc)
@@ -182,13 +198,10 @@ def measure(options, encoder, side, batch, precision):
         plain["literal"] = literal_step(few, X, batch, N_NEGATIVES, *how)
         plain["equal"] = literal_step(cpc, X, batch, as_many, *how)
     step, few_step = training_step(cpc, X, batch), training_step(few, X, batch)
-    training = {
-        "ceiling": ceiling,
-        "step": step,
-        "few": few_step,
-        "alone": encoder_alone(cpc, X, batch),
-        **plain,
-    }
+    alone = encoder_alone(cpc, X, batch)
+    if options.compile:
+        step, few_step, alone = compiled(cpc, step), compiled(few, few_step), compiled(cpc, alone)
+    training = {"ceiling": ceiling, "step": step, "few": few_step, "alone": alone, **plain}
 
     def transform():
         cpc.net_.module_.eval()
@@ -290,6 +303,7 @@ def parse(argv):
     parser.add_argument("--workers", type=int, default=0, help="of the literal step's DataLoader")
     parser.add_argument("--augment", choices=("full", "cpc-v2"), default="full")
     parser.add_argument("--no-literal", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="encoders, but of the literal step")
     parser.add_argument("--transform-images", type=int, default=64)
     parser.add_argument("--product-side", type=int, help="of the matrices of the ceiling")
     parser.add_argument("--threads", type=int)

@@ -310,6 +310,25 @@ def test_throughput_measures_the_step_and_transform(script, tmp_path, capsys, au
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_call_with_the_encoder_compiled_leaves_it_as_it_was(script, monkeypatch):
+    graphs, plain = [], torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda m: plain(m, backend=backend))
+    cpc = CPCTransformer(8, max_epochs=0).fit(np.zeros((2, 8, 8), np.uint8))
+    encoder, patches = cpc.encoder_, torch.zeros(3, 1, 2, 2)
+    call = script("throughput").compiled(cpc, lambda: encoder(patches))
+    encoder(patches)
+    assert not graphs
+    call()
+    assert graphs
+    assert encoder._compiled_call_impl is None
+    torch.compiler.reset()
+
+
 def test_flop_are_counted_and_the_peak_of_memory_seen(script):
     measuring = script("measuring")
     a = torch.ones(100, 100)

@@ -32,8 +32,8 @@ from .outcome import warn_of_guessing
 __all__ = ["CPCTransformer"]
 
 # Numbers of float32 that the features, or the first maps, of one block of images may hold at
-# transform: 128 MiB.
-TRANSFORM_BUDGET = 2**25
+# transform: 128 MiB on a device; 16 MiB on a CPU, which is a tenth faster in what its caches hold.
+TRANSFORM_BUDGETS = {"cuda": 2**25, "cpu": 2**22}
 
 
 class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -908,6 +908,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         model = self.net_.module_
         feed = ImageFeed(images, self.pixel_scale_, self.net_.device)
         numbers = inputs.largest_map(model, grid, self._n_patch_outputs)
-        size = max(1, min(256, TRANSFORM_BUDGET // numbers))
+        kind = torch.device(self.net_.device).type
+        budget = TRANSFORM_BUDGETS.get(kind, TRANSFORM_BUDGETS["cuda"])
+        size = max(1, min(256, budget // numbers))
         with torch.inference_mode(), self.net_.autocast(self._precision):
             yield from blocks_that_fit(feed, size, partial(features_of, grid=grid))

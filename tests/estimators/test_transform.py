@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sklearn_cpc.estimators import transformer
 from sklearn_cpc.nn import Augmentation, pool
 
 from .toys import images, tiny
@@ -134,7 +135,7 @@ def test_features_do_not_depend_on_the_other_images(fitted, expected, monkeypatc
     np.testing.assert_allclose(one_by_one, expected, atol=1e-5)
     order = np.random.RandomState(0).permutation(20)
     np.testing.assert_allclose(fitted.transform(X[order]), expected[order], atol=1e-5)
-    monkeypatch.setattr("sklearn_cpc.estimators.transformer.TRANSFORM_BUDGET", 3000)
+    monkeypatch.setitem(transformer.TRANSFORM_BUDGETS, torch.device(fitted.net_.device).type, 3000)
     np.testing.assert_allclose(fitted.transform(X), expected, atol=1e-5)
 
 
