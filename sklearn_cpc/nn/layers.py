@@ -1,6 +1,5 @@
 """What encoders are made of: norms without batch statistics, and initial weights."""
 
-from contextlib import nullcontext
 from math import gcd
 
 import torch
@@ -21,10 +20,10 @@ def _as_it_comes(norm, x, weight, bias):
     Autocast would have CUDA make float32 of a norm's maps, and back for the next product: several
     times the traffic of what limits a small network. The kernels sum in float32 anyway.
     """
-    device = x.device.type
-    is_cast = torch.is_autocast_enabled(device)
-    with torch.autocast(device, enabled=False) if is_cast else nullcontext():
-        if device != "cpu" and weight is not None:  # CPUs take float32 beside bf16
+    if not (x.is_cuda and torch.is_autocast_enabled("cuda")):
+        return norm(x, weight, bias)
+    with torch.autocast("cuda", enabled=False):
+        if weight is not None:
             weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         return norm(x, weight, bias)
 
@@ -50,7 +49,7 @@ class ChannelNorm(nn.Module):
         return _as_it_comes(norm, x, self.weight, self.bias)
 
 
-class PatchGroupNorm(nn.GroupNorm):
+class GroupNorm(nn.GroupNorm):
     """GroupNorm whose maps stay in their precision."""
 
     def forward(self, x):
@@ -70,7 +69,7 @@ def make_group_norm(n_channels, eps=1e-5, affine=True):
     Y. Wu, K. He, "Group Normalization", ECCV 2018 (16 channels per group in table 3).
     """
     size = gcd(GROUP_SIZE, n_channels)
-    return PatchGroupNorm(n_channels // size if size > 1 else 1, n_channels, eps, affine)
+    return GroupNorm(n_channels // size if size > 1 else 1, n_channels, eps, affine)
 
 
 def make_norm(name, n_channels):

@@ -188,7 +188,7 @@ def test_noise_in_a_network_follows_the_seed_and_leaves_the_global_generators_al
 def test_batch_norm_is_converted_with_a_warning():
     with pytest.warns(UserWarning, match="encoder=Normed: BatchNorm2d became GroupNorm"):
         cpc = tiny(encoder=Normed, **PATCH).fit(X)
-    assert type(cpc.encoder_.body[1]) is nn.GroupNorm
+    assert isinstance(cpc.encoder_.body[1], nn.GroupNorm)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cpc.partial_fit(X)

@@ -198,7 +198,7 @@ def test_batch_norm_is_converted_wherever_it_is():
     assert sum(isinstance(m, nn.GroupNorm) for m in body.modules()) == 2
     assert not list(body.buffers())
     with pytest.warns(UserWarning, match="encoder=BatchNorm2d: BatchNorm2d became"):
-        assert type(adopt_encoder(nn.BatchNorm2d(4), 4, PATCH).body) is nn.GroupNorm
+        assert isinstance(adopt_encoder(nn.BatchNorm2d(4), 4, PATCH).body, nn.GroupNorm)
 
 
 @pytest.mark.parametrize(

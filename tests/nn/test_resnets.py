@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sklearn_cpc.nn import NORMS, ChannelNorm, ResNetEncoder, WideResNetEncoder, make_encoder
+from sklearn_cpc.nn.layers import GroupNorm
 from tests import reference
 
 from .toys import normal, random
@@ -181,7 +182,7 @@ def test_wide_resnet_is_its_slow_twin(size):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "wrn28-2"])
 @pytest.mark.parametrize(
-    ("norm", "kinds"), [("none", set()), ("group", {nn.GroupNorm}), ("layer", {ChannelNorm})]
+    ("norm", "kinds"), [("none", set()), ("group", {GroupNorm}), ("layer", {ChannelNorm})]
 )
 def test_the_norm_is_the_one_that_was_asked_for(name, norm, kinds):
     encoder = make_encoder(name, 3, (8, 8), None, norm)
