@@ -218,4 +218,7 @@ def largest_map(model, grid, n_outputs):
     shares = can_share is not None and can_share(grid.patch_stride)
     pixels = grid.height * grid.width if shares else grid.n_patches * np.prod(grid.patch_size)
     width = max(model.encoder.n_components, n_outputs)
-    return max(grid.n_patches * width, FIRST_MAPS * int(pixels))
+    numbers = [grid.n_patches * width, FIRST_MAPS * int(pixels)]
+    if shares and hasattr(model.encoder, "numbers_at_once"):
+        numbers.append(model.encoder.numbers_at_once(grid.patch_stride, grid.n_patches))
+    return max(numbers)

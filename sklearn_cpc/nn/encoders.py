@@ -7,6 +7,7 @@ treats every patch on its own. One whose forward is exactly convolutional also h
 
 from functools import partial
 from math import gcd, prod
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -36,6 +37,15 @@ class _Shrinking(nn.Conv2d):
 def _as_matrix(convolution):
     """Its weights for windows as rows, (filters, rows * cols * channels)."""
     return convolution.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+class _Maps(NamedTuple):
+    """What a layer makes of a patch."""
+
+    size: tuple  # rows and columns of the map
+    stride: tuple  # pixels of the image from one pixel of the map to the next
+    channels: int
+    cost: int  # multiplications for a pixel of the map
 
 
 class ConvEncoder(nn.Module):
@@ -71,7 +81,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         self.patch_size = tuple(patch_size)
         self.n_components = n_components
-        layers, size, total = [], list(self.patch_size), [1, 1]
+        layers, maps, size, total = [], [], list(self.patch_size), [1, 1]
         n_in, n_out = n_channels, width
         kernel = tuple(min(3, s) for s in size)
         stem_stride = tuple(1 if s < 48 else 2 for s in size)
@@ -88,11 +98,12 @@ class ConvEncoder(nn.Module):
             ]
             size = [(s - k) // st + 1 for s, k, st in zip(size, kernel, stride, strict=True)]
             total = [t * st for t, st in zip(total, stride, strict=True)]
+            maps.append(_Maps(tuple(size), tuple(total), n_out, n_in * prod(kernel) * n_out))
             n_in, n_out = n_out, min(2 * n_out, 8 * width)
             if max(size) <= final_size:
                 break
         self.body = nn.Sequential(*layers)
-        self.total_stride = tuple(total)
+        self.maps = tuple(maps)
         self.head = nn.Conv2d(n_in, n_components, tuple(size))
         he_init_(self)
 
@@ -101,6 +112,9 @@ class ConvEncoder(nn.Module):
             maps = self._body_in_tiles(patches)
         else:
             maps = self.body(patches.contiguous(memory_format=torch.channels_last))
+        return self._features(maps)
+
+    def _features(self, maps):
         # One window: the convolution is a matrix product, and faster as one.
         rows = maps.permute(0, 2, 3, 1).flatten(1)
         return F.relu(F.linear(rows, _as_matrix(self.head), self.head.bias))
@@ -164,15 +178,36 @@ class ConvEncoder(nn.Module):
 
     def can_share(self, stride):
         """Whether `forward_dense` saves work at this stride between patches."""
-        n_phases = prod(t // gcd(s, t) for s, t in zip(stride, self.total_stride, strict=True))
-        return n_phases == 1 or n_phases * prod(stride) < prod(self.patch_size)
+        return self._n_shared(stride) > 0
+
+    def _n_shared(self, stride):
+        """How many of the layers are best evaluated on whole images at this stride."""
+        counts = range(len(self.maps) + 1)
+        return min(counts, key=lambda n: (self._cost_per_patch(n, stride), -n))
+
+    def _cost_per_patch(self, n_shared, stride):
+        """Multiplications for a patch of a large image, the first layers being shared."""
+        shared, own = self.maps[:n_shared], self.maps[n_shared:]
+        cost = sum(layer.cost * prod(layer.size) for layer in own)
+        if shared:
+            pixels = prod(_phases(stride, shared[-1].stride)) * prod(stride)
+            cost += sum(layer.cost * pixels / prod(layer.stride) for layer in shared)
+        return cost
+
+    def numbers_at_once(self, stride, n_patches):
+        """How many the windows of shared maps are, of an image with so many patches."""
+        n_shared = self._n_shared(stride)
+        if n_shared in (0, len(self.maps)):
+            return 0
+        return n_patches * self.maps[n_shared - 1].channels * prod(self.maps[n_shared - 1].size)
 
     def forward_dense(self, images, stride):
         """Features of all patches of whole images, overlapping work done once.
 
-        Where the stride is a multiple of `total_stride`, one pass over the image has all patches.
-        Else every so many patches are as far apart as the maps' pixels, and there is a pass for
-        each of these phases.
+        The first layers go over the whole image, as many as that saves work in; of their maps each
+        patch has a window, from which the other layers go on. Where the stride is a multiple
+        of the maps', one pass over the image has all patches. Else every so many patches are as
+        far apart as the maps' pixels, and there is a pass for each of these phases.
 
         Parameters
         ----------
@@ -185,13 +220,15 @@ class ConvEncoder(nn.Module):
         -------
         features : Tensor of shape (batch, rows, cols, n_components)
         """
-        pairs = list(zip(stride, self.total_stride, strict=True))
-        phases, step = [t // gcd(s, t) for s, t in pairs], [s // gcd(s, t) for s, t in pairs]
+        n_shared = max(1, self._n_shared(stride))
+        total = self.maps[n_shared - 1].stride
+        phases = _phases(stride, total)
+        step = [s // gcd(s, t) for s, t in zip(stride, total, strict=True)]
         sizes = zip(images.shape[2:], self.patch_size, stride, strict=True)
         shape = [(size - patch) // s + 1 for size, patch, s in sizes]
         (down, across), (n_down, n_across) = stride, phases
         parts = {
-            (i, j): self._convolved(images[:, :, i * down :, j * across :], step)
+            (i, j): self._convolved(images[:, :, i * down :, j * across :], step, n_shared)
             for i in range(min(n_down, shape[0]))
             for j in range(min(n_across, shape[1]))
         }
@@ -202,11 +239,25 @@ class ConvEncoder(nn.Module):
             features[:, i::n_down, j::n_across] = part
         return features
 
-    def _convolved(self, images, step):
+    def _convolved(self, images, step, n_shared):
         """Features of the windows of an image that are `step` map pixels apart."""
-        maps = self.body(images.contiguous(memory_format=torch.channels_last))
-        maps = F.relu(F.conv2d(maps, self.head.weight, self.head.bias, stride=step))
-        return maps.permute(0, 2, 3, 1)
+        n_modules = len(self.body) // len(self.maps)
+        first, rest = self.body[: n_modules * n_shared], self.body[n_modules * n_shared :]
+        maps = first(images.contiguous(memory_format=torch.channels_last))
+        if not len(rest):
+            maps = F.relu(F.conv2d(maps, self.head.weight, self.head.bias, stride=step))
+            return maps.permute(0, 2, 3, 1)
+        (height, width), (down, across) = self.maps[n_shared - 1].size, step
+        windows = maps.permute(0, 2, 3, 1).unfold(1, height, down).unfold(2, width, across)
+        # One copy, of whole pixels: (n, rows, cols, height, width, channels)
+        windows = windows.permute(0, 1, 2, 4, 5, 3).contiguous()
+        features = self._features(rest(windows.flatten(0, 2).permute(0, 3, 1, 2)))
+        return features.view(*windows.shape[:3], -1)
+
+
+def _phases(stride, total):
+    """How many shifts of a map, down and across, have all places that are a stride apart."""
+    return [t // gcd(s, t) for s, t in zip(stride, total, strict=True)]
 
 
 # Each is called with the images' channels, the patch size and the number of features or None.

@@ -122,7 +122,8 @@ def shared_geometries(draw):
     encoder = ConvEncoder(2, size, 5, width=4)
     stride = draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
     if draw(st.booleans()):
-        stride = tuple(t * s for t, s in zip(encoder.total_stride, stride, strict=True))
+        total = encoder.maps[-1].stride
+        stride = tuple(t * s for t, s in zip(total, stride, strict=True))
     sides = [s + draw(st.integers(0, 9)) for s in size]
     return PatchGrid(*sides, size, stride), encoder
 
@@ -138,27 +139,48 @@ def test_forward_dense_is_forward_on_every_patch(geometry):
     close(dense, encoder(patches.flatten(0, 2)).view(dense.shape))
 
 
-@pytest.mark.parametrize("stride", [(2, 2), (1, 2)])
-def test_forward_dense_has_the_gradient_of_forward(stride):
+@pytest.mark.parametrize(("stride", "n_shared"), [((2, 2), 2), ((1, 2), 2), ((3, 3), 1)])
+def test_forward_dense_has_the_gradient_of_forward(stride, n_shared):
     encoder, grid = ConvEncoder(1, (8, 8), 5, width=4), PatchGrid(14, 16, 8, stride)
+    assert encoder._n_shared(stride) == n_shared
     images = random(2, 1, 14, 16)
     encoder(grid.extract(images).flatten(0, 2)).square().sum().backward()
     expected = [p.grad.clone() for p in encoder.parameters()]
     encoder.zero_grad()
-    encoder.forward_dense(images, stride).square().sum().backward()
+    encoder.forward_dense(grid.crop(images), stride).square().sum().backward()
     for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3)
 
 
 def test_a_stride_between_map_pixels_is_shared_where_that_saves_work():
     encoder = ConvEncoder(1, (10, 10), 5, width=4)
-    assert encoder.total_stride == (4, 4)
-    assert encoder.can_share((4, 8))
-    assert encoder.can_share((20, 20))
-    assert encoder.can_share((2, 2))  # 4 passes for 25 patches over each pixel
-    assert encoder.can_share((3, 1))
-    assert not encoder.can_share((5, 5))  # 16 passes for 4 patches
-    assert not encoder.can_share((3, 3))  # 16 for 11
+    assert [(layer.size, layer.stride) for layer in encoder.maps] == [
+        ((8, 8), (1, 1)),
+        ((4, 4), (2, 2)),
+        ((2, 2), (4, 4)),
+    ]
+    # Multiplications for a pixel of the three maps.
+    first, second, third = 9 * 4, 4 * 4 * 8, 4 * 8 * 16
+    assert [layer.cost for layer in encoder.maps] == [first, second, third]
+    alone = 64 * first + 16 * second + 4 * third
+    assert encoder._cost_per_patch(0, (4, 4)) == alone
+    # One pass over 4x4 pixels for each patch.
+    assert encoder._cost_per_patch(3, (4, 4)) == 16 * first + 4 * second + third
+    # Maps of every other pixel: 2x2 passes for all places that are 5 pixels apart.
+    assert encoder._cost_per_patch(2, (5, 5)) == 4 * (25 * first + 25 / 4 * second) + 4 * third
+    assert encoder._n_shared((4, 8)) == 3
+    assert encoder._n_shared((2, 2)) == 3  # 4 passes for 25 patches over each pixel
+    assert encoder._n_shared((5, 5)) == 1  # 16 passes for 4 patches: but for the first maps
+    assert encoder.can_share((5, 5))
+    assert not encoder.can_share((10, 10))  # nothing in common
+    assert not encoder.can_share((20, 20))
+
+
+def test_windows_of_shared_maps_are_counted():
+    encoder = ConvEncoder(1, (10, 10), 5, width=4)
+    assert encoder.numbers_at_once((5, 5), 7) == 7 * 4 * 8 * 8
+    assert encoder.numbers_at_once((2, 2), 7) == 0  # all layers are shared
+    assert encoder.numbers_at_once((10, 10), 7) == 0  # none is
 
 
 @settings(deadline=None, max_examples=40)
