@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sklearn_cpc.nn import AUGMENTATIONS, Augmentation, CPCModel
-from sklearn_cpc.nn.augment import PRIMITIVES, autoaugment, colour, geometry
+from sklearn_cpc.nn.augment import PRIMITIVES, autoaugment, colour, geometry, rows
 from tests import pillow_reference as pillow
 
 from .toys import asymmetric_grid, generator, normal, random, small_model
@@ -95,7 +95,7 @@ def test_equalize_makes_small_patches_even_too():
 @pytest.mark.parametrize("operation", [colour.equalize, colour.autocontrast])
 def test_a_flat_channel_stays_as_it_is(operation):
     patches = torch.full((2, 3, 4, 4), 0.3)
-    assert torch.equal(operation(patches), patches)
+    assert torch.equal(operation(patches.clone()), patches)
 
 
 @CHANNELS
@@ -307,6 +307,42 @@ def test_a_step_that_is_off_draws_nothing():
     changed = only(greyscale=0.5).patches(patches, generator(5))
     chosen = torch.rand(30, generator=generator(5)) < 0.5
     assert torch.equal((changed != patches).flatten(1).any(1), chosen)
+
+
+@CHANNELS
+@pytest.mark.parametrize("name", [*STEPS, "greyscale", "cpc-v1", "cpc-v2"])
+def test_blocks_make_no_difference(monkeypatch, name, n_channels):
+    """Patches that are changed one or a few at a time come back to their places, too."""
+    augmentation = AUGMENTATIONS[name] if name in AUGMENTATIONS else only(**{name: 0.6})
+    patches = random(60, n_channels, 6, 7)
+    expected = augmentation.patches(patches, generator(3))
+    for n_at_a_time in (1, 4):
+        monkeypatch.setattr(rows, "BLOCK", n_at_a_time * patches[0].numel())
+        changed = augmentation.patches(patches, generator(3))
+        # Matrix products of other sizes round otherwise.
+        torch.testing.assert_close(changed, expected, rtol=0, atol=2e-6)
+
+
+@CHANNELS
+@pytest.mark.parametrize("name", [*STEPS, "greyscale", "cpc-v1", "cpc-v2"])
+def test_views_are_changed_as_their_copies_and_stay(name, n_channels):
+    augmentation = AUGMENTATIONS[name] if name in AUGMENTATIONS else stepped(name)
+    images = random(6, 14, 12, n_channels).movedim(3, 1)
+    windows = images.unfold(2, 6, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5)
+    view, before = windows[:, 1, 2], images.clone()
+    assert not view.is_contiguous()
+    changed = augmentation.patches(view, generator(3))
+    assert torch.equal(images, before)
+    assert torch.equal(changed, augmentation.patches(view.contiguous(), generator(3)))
+
+
+@pytest.mark.parametrize("n_channels", [2, 3, 12])
+def test_dropped_channels_are_left_out_of_the_computation_only(monkeypatch, n_channels):
+    patches, fill = random(80, n_channels, 6, 5), torch.linspace(0.2, 0.8, n_channels)
+    changed = AUGMENTATIONS["cpc-v2"].patches(patches, generator(3), fill)
+    monkeypatch.setattr(Augmentation, "_keeps_few_channels", lambda self, n_channels: False)
+    expected = AUGMENTATIONS["cpc-v2"].patches(patches, generator(3), fill)
+    torch.testing.assert_close(changed, expected, rtol=0, atol=1e-6)
 
 
 def test_defaults_are_without_the_steps_of_the_papers():

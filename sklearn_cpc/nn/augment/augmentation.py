@@ -9,6 +9,7 @@ from ..constants import constant
 from ..names import check_name
 from . import colour, geometry
 from .autoaugment import PRIMITIVES, apply_primitives
+from .rows import change_rows
 
 __all__ = ["AUGMENTATIONS", "Augmentation"]
 
@@ -229,9 +230,14 @@ class Augmentation:
         """
         # bf16 has too few digits for pixels and their places.
         with torch.autocast(patches.device.type, enabled=False):
+            if not (self.jitter or self.crop):  # These copy, and the steps after them write.
+                patches = patches.clone(memory_format=torch.contiguous_format)
             patches = self._deformed(patches, generator)
-            patches = self._recoloured(patches, generator)
-            patches = self._with_colours_lost(patches, generator, fill)
+            if self._keeps_few_channels(patches.shape[1]):
+                patches = self._kept_channels_recoloured(patches, generator, fill)
+            else:
+                patches = self._recoloured(patches, generator)
+                patches = self._with_colours_lost(patches, generator, fill)
             return _own_change("patch_transform", self.patch_transform, patches, generator)
 
     @property
@@ -257,13 +263,14 @@ class Augmentation:
             patches = self._with_primitives(patches, generator)
         if self.elastic or self.shear:
             patches = self._bent(patches, generator)
+        if self.histogram:
+            patches = self._with_histograms_changed(patches, generator)
         return patches
 
     def _recoloured(self, patches, generator):
-        if self.histogram:
-            patches = self._with_histograms_changed(patches, generator)
         if self.colour:
-            patches = self._with_colours_changed(patches, generator)
+            settings = self._colour_settings(patches, generator)
+            patches = colour.change_colour(patches, settings)
         if self.brightness or self.contrast or self.channel:
             patches = self._scaled(patches, generator)
         return patches
@@ -271,7 +278,8 @@ class Augmentation:
     def _with_colours_lost(self, patches, generator, fill):
         n_channels = patches.shape[1]
         if n_channels == 3 and self.greyscale:
-            patches = _with_probability(self.greyscale, _without_colours, patches, generator)
+            chosen = geometry.chance(len(patches), self.greyscale, patches.device, generator)
+            patches = change_rows(patches, chosen.nonzero()[:, 0], _without_colours)
         if n_channels > 1 and self.channel_drop:
             patches = self._with_channels_dropped(patches, generator, fill)
         return patches
@@ -289,10 +297,13 @@ class Augmentation:
         return geometry.gather(patches, rows, cols)
 
     def _with_primitives(self, patches, generator):
-        def change(chosen):
-            return apply_primitives(chosen, self._names, self.n_primitives, generator)
-
-        return _with_probability(self.autoaugment, change, patches, generator)
+        chosen = geometry.chance(len(patches), self.autoaugment, patches.device, generator)
+        if self.autoaugment == 1:
+            return apply_primitives(patches, self._names, self.n_primitives, generator)
+        chosen = chosen.nonzero()[:, 0]
+        some = patches.index_select(0, chosen)
+        some = apply_primitives(some, self._names, self.n_primitives, generator)
+        return patches.index_copy_(0, chosen, some)
 
     def _bent(self, patches, generator):
         n, _, height, width = patches.shape
@@ -302,28 +313,59 @@ class Augmentation:
         chosen = (is_bent | is_sheared).nonzero()[:, 0]
         knots = (min(side, geometry.KNOTS) for side in (height, width))
         noise = torch.randn(len(chosen), 2, *knots, device=device, generator=generator)
-        noise = noise * is_bent[chosen, None, None, None]
+        noise *= is_bent[chosen, None, None, None]
         shears = 2 * torch.rand(len(chosen), 2, device=device, generator=generator) - 1
         shears = geometry.LARGEST_SHEAR * shears * is_sheared[chosen, None]
-        displacements = geometry.elastic_displacements(noise, height, width)
-        bent = geometry.deform(patches.index_select(0, chosen), shears, displacements)
-        return patches.index_copy(0, chosen, bent)
+
+        def change(some, shears, noise):
+            displacements = geometry.elastic_displacements(noise, height, width)
+            return geometry.deform(some, shears, displacements)
+
+        return change_rows(patches, chosen, change, shears, noise)
 
     def _with_histograms_changed(self, patches, generator):
-        def change(chosen):
-            shape = (*chosen.shape[:2], colour.HISTOGRAM_PIECES)
-            noise = torch.randn(shape, device=chosen.device, generator=generator)
-            return colour.change_histogram(chosen, colour.histogram_curves(noise))
+        n, n_channels = patches.shape[:2]
+        device = patches.device
+        chosen = geometry.chance(n, self.histogram, device, generator).nonzero()[:, 0]
+        shape = len(chosen), n_channels, colour.HISTOGRAM_PIECES
+        noise = torch.randn(shape, device=device, generator=generator)
+        curves = colour.histogram_curves(noise)
+        return change_rows(patches, chosen, colour.change_histogram, curves)
 
-        return _with_probability(self.histogram, change, patches, generator)
-
-    def _with_colours_changed(self, patches, generator):
+    def _colour_settings(self, patches, generator):
         n, device = len(patches), patches.device
         chosen = geometry.chance(n, self.colour, device, generator)
         u = 2 * torch.rand(n, 4, device=device, generator=generator) - 1
         # No change of those that are not chosen: few enough not to be set apart.
-        settings = u * constant(colour.LARGEST_CHANGES, u) * chosen[:, None]
-        return colour.change_colour(patches, settings)
+        return u * constant(colour.LARGEST_CHANGES, u) * chosen[:, None]
+
+    def _keeps_few_channels(self, n_channels):
+        is_scaled = self.brightness or self.contrast or self.channel
+        return n_channels > 1 and self.channel_drop == 1 and self.colour and not is_scaled
+
+    def _kept_channels_recoloured(self, patches, generator, fill):
+        """As `_recoloured` and `_with_colours_lost`, without what the dropped channels would be."""
+        n, n_channels = patches.shape[:2]
+        device = patches.device
+        settings = self._colour_settings(patches, generator)
+        is_grey = None
+        if n_channels == 3 and self.greyscale:
+            is_grey = geometry.chance(n, self.greyscale, device, generator)
+        kept = self._channel_ranks(n, n_channels, device, generator).argsort(1)
+        kept = kept[:, : -(-n_channels // 3)]
+
+        pixels = patches.flatten(2)
+        matrices, added = colour.colour_changes(patches, settings)
+        of_kept = matrices.gather(1, kept[:, :, None].expand(-1, -1, n_channels))
+        changed = colour.mixed(pixels, of_kept, added)  # (n, kept, pixels)
+        if is_grey is not None:
+            grey = is_grey.nonzero()[:, 0]
+            coloured = colour.mixed(*(x.index_select(0, grey) for x in (pixels, matrices, added)))
+            changed.index_copy_(0, grey, colour.grey(coloured))
+        pixels.copy_(torch.as_tensor(fill, device=device, dtype=pixels.dtype).reshape(-1, 1))
+        places = n_channels * torch.arange(n, device=device)[:, None] + kept
+        pixels.flatten(0, 1).index_copy_(0, places.flatten(), changed.flatten(0, 1))
+        return pixels.view(patches.shape)
 
     def _scaled(self, patches, generator):
         n, n_channels = patches.shape[:2]
@@ -339,22 +381,18 @@ class Augmentation:
         mean = patches.mean((2, 3), keepdim=True)
         return ((patches - mean) * scale + mean + offset).clamp_(0, 1)
 
+    def _channel_ranks(self, n, n_channels, device, generator):
+        """(n, n_channels): of which the lowest third is kept; n_channels is dropped for sure."""
+        rank = torch.rand(n, n_channels, device=device, generator=generator).argsort(1)
+        is_dropping = geometry.chance(n, self.channel_drop, device, generator)[:, None]
+        return rank * is_dropping
+
     def _with_channels_dropped(self, patches, generator, fill):
         n, n_channels = patches.shape[:2]
-        rank = torch.rand(n, n_channels, device=patches.device, generator=generator).argsort(1)
+        rank = self._channel_ranks(n, n_channels, patches.device, generator)
         dropped = rank >= -(-n_channels // 3)
-        dropped &= geometry.chance(n, self.channel_drop, patches.device, generator)[:, None]
         fill = torch.as_tensor(fill, device=patches.device, dtype=patches.dtype)
         return torch.where(dropped[:, :, None, None], fill.reshape(-1, 1, 1), patches)
-
-
-def _with_probability(probability, change, patches, generator):
-    """Change those patches that a draw chooses: no computation for the others."""
-    chosen = geometry.chance(len(patches), probability, patches.device, generator)
-    if probability == 1:
-        return change(patches)
-    chosen = chosen.nonzero()[:, 0]
-    return patches.index_copy(0, chosen, change(patches.index_select(0, chosen)))
 
 
 def _without_colours(patches):

@@ -4,6 +4,7 @@ import torch
 
 from ..constants import constant
 from . import colour, geometry
+from .rows import change_rows
 
 __all__ = ["PRIMITIVES", "apply_primitives"]
 
@@ -37,7 +38,7 @@ PRIMITIVES = (*_MOVES, *_CHANGES, "SamplePairing")
 
 
 def apply_primitives(patches, names, n_primitives, generator=None):
-    """Change each patch by different primitives, drawn for it, one after the other.
+    """Change each patch by different primitives, drawn for it, one after the other, in place.
 
     Parameters
     ----------
@@ -63,40 +64,35 @@ def apply_primitives(patches, names, n_primitives, generator=None):
     counts = torch.stack([own.bincount(minlength=len(names)) for own in kinds]).tolist()
     for own, n_each in zip(kinds, counts, strict=True):
         u = torch.rand(n, 3, device=patches.device, generator=generator)
-        partners = _partners(patches, generator) if "SamplePairing" in names else None
-        groups = zip(names, own.argsort(stable=True).split(n_each), strict=True)
-        patches = _one_each(patches, dict(groups), u, partners)
+        partners = None
+        groups = dict(zip(names, own.argsort(stable=True).split(n_each), strict=True))
+        if "SamplePairing" in groups:
+            far = _far_away(groups["SamplePairing"], n, generator)
+            partners = patches.index_select(0, far)
+        patches = _one_each(patches, groups, u, partners)
     return patches
 
 
-def _partners(patches, generator):
+def _far_away(rows, n, generator):
     """Patches at least a quarter of the batch away: of another image, if the images are four."""
-    n = len(patches)
-    offset = torch.randint(n // 4, n - n // 4 + 1, (1,), device=patches.device, generator=generator)
-    index = torch.arange(n, device=patches.device)
-    return patches[(index + offset) % max(n, 1)]
+    offset = torch.randint(n // 4, n - n // 4 + 1, (1,), device=rows.device, generator=generator)
+    return (rows + offset) % max(n, 1)
 
 
 def _one_each(patches, groups, u, partners):
-    """Collect the patches of each primitive, change them, and bring them back to their places."""
-    groups = {name: own for name, own in groups.items() if len(own)}
-    out = torch.empty_like(patches)
-
+    """Change the patches of each primitive; `partners` are those of "SamplePairing"."""
     moves = [name for name in groups if name in _MOVES]
     if moves:
         matrices = [_MOVES[name][0](_magnitude(_MOVES[name], u[groups[name]])) for name in moves]
-        own = torch.cat([groups.pop(name) for name in moves])
-        moved = geometry.affine(patches.index_select(0, own), torch.cat(matrices))
-        out = out.index_copy_(0, own, moved)
+        own = torch.cat([groups[name] for name in moves])
+        change_rows(patches, own, geometry.affine, torch.cat(matrices))
     for name, own in groups.items():
-        before = patches.index_select(0, own)
         if name in _CHANGES:
-            after = _CHANGES[name][0](before, _magnitude(_CHANGES[name], u[own]))
-        else:
+            change_rows(patches, own, _CHANGES[name][0], _magnitude(_CHANGES[name], u[own]))
+        elif name not in _MOVES:
             share = _PAIRING * u[own, :1, None, None]
-            after = torch.lerp(before, partners.index_select(0, own), share)
-        out = out.index_copy_(0, own, after)
-    return out
+            change_rows(patches, own, torch.lerp, partners, share)
+    return patches
 
 
 def _magnitude(primitive, u):

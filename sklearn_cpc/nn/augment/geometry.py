@@ -107,9 +107,10 @@ def affine(patches, matrices, fill=GREY):
     a, b, c = scaled[:, :, None, None].unbind(4)  # each (n, 2, 1, 1)
     places = (a * x + c) + b * y  # (n, 2, height, width)
     read = _sample(patches, places)
-    is_inside = (places.abs().amax(1, keepdim=True) <= 1).to(read.dtype)
+    across, down = places.abs().unbind(1)
+    is_inside = torch.maximum(across, down).le_(1)[:, None]
     # As where(is_inside, read, fill), several times as fast.
-    return read.sub_(fill).mul_(is_inside).add_(fill)
+    return read.mul_(is_inside).add_(is_inside.mul(-fill).add_(fill))
 
 
 def deform(patches, shears, displacements):
@@ -186,5 +187,5 @@ def cutout(patches, squares):
         pixel = torch.arange(side, device=patches.device)
         covered.append((pixel >= first) & (pixel < first + size))
     rows, cols = covered
-    is_covered = (rows[:, None, :, None] & cols[:, None, None, :]).to(patches.dtype)
-    return (patches * (1 - is_covered)).add_(is_covered, alpha=GREY)
+    is_covered = rows.to(patches.dtype)[:, None, :, None] * cols.to(patches.dtype)[:, None, None]
+    return patches.mul_(1 - is_covered).add_(is_covered, alpha=GREY)
