@@ -55,6 +55,8 @@ def apply_primitives(patches, names, n_primitives, generator=None):
     changed : Tensor of the same shape, in [0, 1]
     """
     n = len(patches)
+    if not n:
+        return patches
     names = sorted(names, key=PRIMITIVES.index)
     rank = torch.rand(n, len(names), device=patches.device, generator=generator)
     kinds = []
@@ -76,21 +78,26 @@ def apply_primitives(patches, names, n_primitives, generator=None):
 def _far_away(rows, n, generator):
     """Patches at least a quarter of the batch away: of another image, if the images are four."""
     offset = torch.randint(n // 4, n - n // 4 + 1, (1,), device=rows.device, generator=generator)
-    return (rows + offset) % max(n, 1)
+    return (rows + offset) % n
 
 
 def _one_each(patches, groups, u, partners):
     """Change the patches of each primitive; `partners` are those of "SamplePairing"."""
+    groups = {name: own for name, own in groups.items() if len(own)}
+    u = u.index_select(0, torch.cat(list(groups.values())))
+    settings = dict(zip(groups, u.split([len(own) for own in groups.values()]), strict=True))
+
     moves = [name for name in groups if name in _MOVES]
     if moves:
-        matrices = [_MOVES[name][0](_magnitude(_MOVES[name], u[groups[name]])) for name in moves]
-        own = torch.cat([groups[name] for name in moves])
+        matrices = [_MOVES[name][0](_magnitude(_MOVES[name], settings[name])) for name in moves]
+        own = torch.cat([groups.pop(name) for name in moves])
         change_rows(patches, own, geometry.affine, torch.cat(matrices))
     for name, own in groups.items():
         if name in _CHANGES:
-            change_rows(patches, own, _CHANGES[name][0], _magnitude(_CHANGES[name], u[own]))
-        elif name not in _MOVES:
-            share = _PAIRING * u[own, :1, None, None]
+            magnitude = _magnitude(_CHANGES[name], settings[name])
+            change_rows(patches, own, _CHANGES[name][0], magnitude)
+        else:
+            share = _PAIRING * settings[name][:, :1, None, None]
             change_rows(patches, own, torch.lerp, partners, share)
     return patches
 

@@ -1,7 +1,9 @@
 """Moves and deformations of patches: each its own, all in one sampling."""
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -53,40 +55,39 @@ def gather(x, rows, cols):
 
 def centred(side, like):
     """Distances of the pixels' centres from the middle of an axis."""
-    return torch.arange(side, device=like.device, dtype=like.dtype) + 0.5 - side / 2
+    return constant(tuple(i + 0.5 - side / 2 for i in range(side)), like)
+
+
+# The map that changes nothing, and what a move adds to it for each unit of its magnitude.
+_SAME = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+_TURNED = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
 
 
 def shear_x(rate):
-    return _matrix(rate, (1, rate, 0), (0, 1, 0))
+    return _changed(rate, ((0.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
 
 
 def shear_y(rate):
-    return _matrix(rate, (1, 0, 0), (rate, 1, 0))
+    return _changed(rate, ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0)))
 
 
 def translate_x(share):
-    return _matrix(share, (1, 0, share), (0, 1, 0))
+    return _changed(share, ((0.0, 0.0, 1.0), (0.0, 0.0, 0.0)))
 
 
 def translate_y(share):
-    return _matrix(share, (1, 0, 0), (0, 1, share))
+    return _changed(share, ((0.0, 0.0, 0.0), (0.0, 0.0, 1.0)))
 
 
 def rotate(degrees):
     """Counter-clockwise, as the eye sees it."""
-    angle = degrees * (math.pi / 180)
-    cos, sin = angle.cos(), angle.sin()
-    return _matrix(degrees, (cos, -sin, 0), (sin, cos, 0))
+    angle = (degrees * (math.pi / 180))[:, None, None]
+    return angle.cos() * constant(_SAME, degrees) + angle.sin() * constant(_TURNED, degrees)
 
 
-def _matrix(like, *rows):
+def _changed(amount, direction):
     """(n, 2, 3): from (x, y, 1) of the result to x and y in the patch."""
-    matrix = like.new_zeros(len(like), 2, 3)
-    for i, row in enumerate(rows):
-        for j, value in enumerate(row):
-            if isinstance(value, torch.Tensor) or value:
-                matrix[:, i, j] = value
-    return matrix
+    return constant(_SAME, amount) + amount[:, None, None] * constant(direction, amount)
 
 
 def affine(patches, matrices, fill=GREY):
@@ -102,9 +103,8 @@ def affine(patches, matrices, fill=GREY):
     """
     height, width = patches.shape[2:]
     x, y = centred(width, patches), centred(height, patches)[:, None]
-    per_side = constant(((2 / width,), (2 / height,)), matrices)
-    scaled = torch.cat([matrices[:, :, :2] * per_side, 2 * matrices[:, :, 2:]], 2)
-    a, b, c = scaled[:, :, None, None].unbind(4)  # each (n, 2, 1, 1)
+    scale = constant(((2 / width, 2 / width, 2.0), (2 / height, 2 / height, 2.0)), matrices)
+    a, b, c = (matrices * scale)[:, :, None, None].unbind(4)  # each (n, 2, 1, 1)
     places = (a * x + c) + b * y  # (n, 2, height, width)
     read = _sample(patches, places)
     across, down = places.abs().unbind(1)
@@ -154,19 +154,20 @@ def elastic_displacements(noise, height, width):
     displacements : Tensor of shape (n, 2, height, width)
         In widths (x, first) and heights, of standard deviation `ELASTIC_SIZE` at every pixel.
     """
-    down = _smoothing(height, noise.shape[2], noise)
-    across = _smoothing(width, noise.shape[3], noise)
+    down = constant(_smoothing(height, noise.shape[2]), noise)
+    across = constant(_smoothing(width, noise.shape[3]), noise)
     # Two products of large matrices rather than one or two of small ones for each patch.
     smooth = (noise.transpose(2, 3) @ (ELASTIC_SIZE * down).T).transpose(2, 3)
     return smooth.contiguous() @ across.T
 
 
-def _smoothing(side, n_knots, like):
+@lru_cache
+def _smoothing(side, n_knots):
     """(side, n_knots): Gaussian weights of knots, rows of unit length, which keeps the variance."""
-    pixels = centred(side, like) / side
-    knots = centred(n_knots, like) / n_knots
-    weights = (-((pixels[:, None] - knots) ** 2) / (2 * ELASTIC_SIGMA**2)).exp()
-    return weights / weights.norm(dim=1, keepdim=True)
+    pixels, knots = ((np.arange(n) + 0.5) / n for n in (side, n_knots))
+    weights = np.exp(-((pixels[:, None] - knots) ** 2) / (2 * ELASTIC_SIGMA**2))
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    return tuple(map(tuple, weights.tolist()))
 
 
 def cutout(patches, squares):
@@ -180,12 +181,14 @@ def cutout(patches, squares):
         width; what lies outside is cut off.
     """
     height, width = patches.shape[2:]
-    size = (squares[:, :1] * min(height, width)).round()
+    size = (squares[:, :1] * min(height, width)).round_()
     covered = []
     for share, side in ((squares[:, 1:2], height), (squares[:, 2:3], width)):
-        first = (share * side).floor() - (size / 2).floor()
-        pixel = torch.arange(side, device=patches.device)
-        covered.append((pixel >= first) & (pixel < first + size))
+        first = (share * side).floor_() - (size / 2).floor_()
+        # A side of 0 covers nothing, as no distance from the middle is below 0.
+        reach = (size - 1) / 2
+        middle = first + (reach - (side - 1) / 2)
+        covered.append((centred(side, squares) - middle).abs_().le_(reach))
     rows, cols = covered
-    is_covered = rows.to(patches.dtype)[:, None, :, None] * cols.to(patches.dtype)[:, None, None]
+    is_covered = rows[:, None, :, None] * cols[:, None, None]
     return patches.mul_(1 - is_covered).add_(is_covered, alpha=GREY)

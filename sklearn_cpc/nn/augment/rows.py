@@ -4,7 +4,7 @@ __all__ = ["change_rows"]
 
 # Pixel values that are changed at a time on a CPU: its cache holds them and what is computed from
 # them, and the system is not asked for memory again and again, which costs more than computing.
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 
 
 def change_rows(patches, rows, change, *settings):
@@ -20,10 +20,10 @@ def change_rows(patches, rows, change, *settings):
     *settings : Tensor of shape (n_chosen, ...)
         For `change`, after the patches.
     """
-    size = max(1, len(rows))
-    if patches.device.type == "cpu":
-        size = max(1, BLOCK // max(1, patches[0].numel()) if len(rows) else 1)
-    for first in range(0, len(rows), size):
+    size = len(rows)
+    if size and patches.device.type == "cpu":
+        size = min(size, max(1, BLOCK // patches[0].numel()))
+    for first in range(0, len(rows), max(1, size)):
         some = slice(first, first + size)
         chosen = patches.index_select(0, rows[some])
         patches.index_copy_(0, rows[some], change(chosen, *(each[some] for each in settings)))
