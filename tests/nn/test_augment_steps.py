@@ -124,7 +124,7 @@ def test_sample_pairing_blends_with_a_patch_far_away(n_channels):
 def test_each_primitive_is_drawn_and_none_twice_for_a_patch(monkeypatch):
     drawn = []
 
-    def record(patches, groups, u, partners):
+    def record(patches, groups, u, partners, into):
         names = {row: name for name, own in groups.items() for row in own.tolist()}
         drawn.append([names[row] for row in range(len(patches))])
         return patches

@@ -230,7 +230,8 @@ class Augmentation:
         """
         # bf16 has too few digits for pixels and their places.
         with torch.autocast(patches.device.type, enabled=False):
-            if not (self.jitter or self.crop):  # These copy, and the steps after them write.
+            # These steps copy, and those after them write.
+            if not (self.jitter or self.crop or self.autoaugment == 1):
                 patches = patches.clone(memory_format=torch.contiguous_format)
             patches = self._deformed(patches, generator)
             if self._keeps_few_channels(patches.shape[1]):
@@ -351,8 +352,9 @@ class Augmentation:
         is_grey = None
         if n_channels == 3 and self.greyscale:
             is_grey = geometry.chance(n, self.greyscale, device, generator)
-        kept = self._channel_ranks(n, n_channels, device, generator).argsort(1)
-        kept = kept[:, : -(-n_channels // 3)]
+        rank = self._channel_ranks(n, n_channels, device, generator)
+        channels = torch.arange(n_channels, device=device).expand(n, -1)
+        kept = torch.empty_like(rank).scatter_(1, rank, channels)[:, : -(-n_channels // 3)]
 
         pixels = patches.flatten(2)
         matrices, added = colour.colour_changes(patches, settings)

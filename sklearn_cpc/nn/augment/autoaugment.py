@@ -38,7 +38,7 @@ PRIMITIVES = (*_MOVES, *_CHANGES, "SamplePairing")
 
 
 def apply_primitives(patches, names, n_primitives, generator=None):
-    """Change each patch by different primitives, drawn for it, one after the other, in place.
+    """Change each patch by different primitives, drawn for it, one after the other.
 
     Parameters
     ----------
@@ -55,8 +55,6 @@ def apply_primitives(patches, names, n_primitives, generator=None):
     changed : Tensor of the same shape, in [0, 1]
     """
     n = len(patches)
-    if not n:
-        return patches
     names = sorted(names, key=PRIMITIVES.index)
     rank = torch.rand(n, len(names), device=patches.device, generator=generator)
     kinds = []
@@ -64,6 +62,7 @@ def apply_primitives(patches, names, n_primitives, generator=None):
         kinds.append(rank.argmax(1))  # faster than topk, which sorts
         rank.scatter_(1, kinds[-1][:, None], -1)
     counts = torch.stack([own.bincount(minlength=len(names)) for own in kinds]).tolist()
+    changed = torch.empty_like(patches, memory_format=torch.contiguous_format)
     for own, n_each in zip(kinds, counts, strict=True):
         u = torch.rand(n, 3, device=patches.device, generator=generator)
         partners = None
@@ -71,19 +70,18 @@ def apply_primitives(patches, names, n_primitives, generator=None):
         if "SamplePairing" in groups:
             far = _far_away(groups["SamplePairing"], n, generator)
             partners = patches.index_select(0, far)
-        patches = _one_each(patches, groups, u, partners)
+        patches = _one_each(patches, groups, u, partners, changed)
     return patches
 
 
 def _far_away(rows, n, generator):
     """Patches at least a quarter of the batch away: of another image, if the images are four."""
     offset = torch.randint(n // 4, n - n // 4 + 1, (1,), device=rows.device, generator=generator)
-    return (rows + offset) % n
+    return (rows + offset) % max(n, 1)
 
 
-def _one_each(patches, groups, u, partners):
-    """Change the patches of each primitive; `partners` are those of "SamplePairing"."""
-    groups = {name: own for name, own in groups.items() if len(own)}
+def _one_each(patches, groups, u, partners, into):
+    """Write the changed patches of each primitive; `partners` are those of "SamplePairing"."""
     u = u.index_select(0, torch.cat(list(groups.values())))
     settings = dict(zip(groups, u.split([len(own) for own in groups.values()]), strict=True))
 
@@ -91,20 +89,20 @@ def _one_each(patches, groups, u, partners):
     if moves:
         matrices = [_MOVES[name][0](_magnitude(_MOVES[name], settings[name])) for name in moves]
         own = torch.cat([groups.pop(name) for name in moves])
-        change_rows(patches, own, geometry.affine, torch.cat(matrices))
+        change_rows(patches, own, geometry.affine, torch.cat(matrices), into=into)
     for name, own in groups.items():
         if name in _CHANGES:
             magnitude = _magnitude(_CHANGES[name], settings[name])
-            change_rows(patches, own, _CHANGES[name][0], magnitude)
+            change_rows(patches, own, _CHANGES[name][0], magnitude, into=into)
         else:
             share = _PAIRING * settings[name][:, :1, None, None]
-            change_rows(patches, own, torch.lerp, partners, share)
-    return patches
+            change_rows(patches, own, torch.lerp, partners, share, into=into)
+    return into
 
 
 def _magnitude(primitive, u):
     """(n,), or as many columns as the ends of the range have numbers."""
     _, low, high = primitive
     if isinstance(low, float):
-        return low + (high - low) * u[:, 0]
+        u = u[:, 0]
     return torch.lerp(constant(low, u), constant(high, u), u)

@@ -7,8 +7,8 @@ __all__ = ["change_rows"]
 BLOCK = 1 << 18
 
 
-def change_rows(patches, rows, change, *settings):
-    """Change some patches in place.
+def change_rows(patches, rows, change, *settings, into=None):
+    """Change some patches.
 
     Parameters
     ----------
@@ -19,12 +19,20 @@ def change_rows(patches, rows, change, *settings):
         Gives as many new patches as it is given, which it may write to.
     *settings : Tensor of shape (n_chosen, ...)
         For `change`, after the patches.
+    into : Tensor of the same shape as `patches`, or None, default=None
+        Where the changed patches are written. None: over the patches themselves.
+
+    Returns
+    -------
+    into : Tensor
     """
+    into = patches if into is None else into
+    if not len(rows):
+        return into
     size = len(rows)
-    if size and patches.device.type == "cpu":
-        size = min(size, max(1, BLOCK // patches[0].numel()))
-    for first in range(0, len(rows), max(1, size)):
-        some = slice(first, first + size)
-        chosen = patches.index_select(0, rows[some])
-        patches.index_copy_(0, rows[some], change(chosen, *(each[some] for each in settings)))
-    return patches
+    if patches.device.type == "cpu":
+        size = max(1, BLOCK // patches[0].numel())
+    blocks = zip(*(each.split(size) for each in (rows, *settings)), strict=True)
+    for own, *their in blocks:
+        into.index_copy_(0, own, change(patches.index_select(0, own), *their))
+    return into
