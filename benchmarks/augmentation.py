@@ -12,7 +12,7 @@ that is not counted; on a CPU with one thread they are times of the processor, s
 programs do not count. One line of JSON is added to a file of results.
 
 Where the batch is some megabytes large, glibc gives the memory of intermediate results back to the
-system at every step, and getting it again costs a third of the time at 16x16 pixels; with
+system at every step, and getting it again costs a quarter of the time at 16x16 pixels; with
 MALLOC_TRIM_THRESHOLD_=1000000000 and MALLOC_MMAP_THRESHOLD_=1000000000 in the environment it is
 kept.
 """
