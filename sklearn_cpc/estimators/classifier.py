@@ -17,6 +17,7 @@ from sklearn.utils import (
     column_or_1d,
 )
 from sklearn.utils._param_validation import Interval, InvalidParameterError, StrOptions
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
@@ -71,6 +72,11 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
     unlabeled : int, str or None, default=-1
         Label of images without one; they serve pretraining only. None: every value is a
         class. What -1 means in text, and beside 1 alone, the Notes say.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of classes by label, 1 for one that is not named; "balanced": in inverse proportion
+        to their numbers among the labelled images that are not held out. They weigh the images in
+        the classifier's fit, in fine-tuning, in the choice of `C_`, epoch and temperature, and so
+        move `predict_proba` towards the rarer classes.
     fine_tune : bool, default=True
         False: the classifier on frozen features is the result.
     max_epochs : int, default=100
@@ -117,7 +123,8 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         None with `init="random"`.
     history_ : list of dict
         A row per epoch of fine-tuning with "epoch", "loss" and "accuracy" on the augmented training
-        images, "seconds", and where images are held out "held_out_loss" and "held_out_accuracy".
+        images, "seconds", and where images are held out "held_out_loss" and "held_out_accuracy",
+        these two weighted by `class_weight` ("balanced": the balanced accuracy).
         Epoch 0 is the classifier on frozen features. Empty without fine-tuning.
     best_epoch_, n_iter_ : int
         The epoch whose weights are kept, and the last one.
@@ -173,6 +180,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         "transformer": [CPCTransformer, FrozenEstimator, None],
         "init": [StrOptions({"pretrained", "random"})],
         "unlabeled": [Integral, str, None],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
         "fine_tune": ["boolean"],
         "max_epochs": [POSITIVE_INT],
         "max_batches": [POSITIVE_INT, StrOptions({"auto"})],
@@ -193,6 +201,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         *,
         init="pretrained",
         unlabeled=-1,
+        class_weight=None,
         fine_tune=True,
         max_epochs=100,
         max_batches="auto",
@@ -209,6 +218,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         self.transformer = transformer
         self.init = init
         self.unlabeled = unlabeled
+        self.class_weight = class_weight
         self.fine_tune = fine_tune
         self.max_epochs = max_epochs
         self.max_batches = max_batches
@@ -247,9 +257,13 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         self._validate_params()
         labeled, classes, target = self._check_labels(X, y)
         random_state = check_random_state(self.random_state)
-        transformer = self._start_transformer(X, int(random_state.randint(2**31 - 1)))
+        seed = int(random_state.randint(2**31 - 1))
+        train, held_out = self._hold_out(labeled, target, random_state)
+        class_weights = self._class_weights(classes, target[train])
+        transformer = self._start_transformer(X, seed)
         with own_torch(), threads(transformer.n_jobs), workers_ended():
-            fitted = self._learn(transformer, X, labeled, target, len(classes), random_state)
+            parts = (train, held_out)
+            fitted = self._learn(transformer, X, parts, target, class_weights, random_state)
         for name in ("feature_names_in_", *fitted):
             vars(self).pop(name, None)
         vars(self).update(fitted, classes_=classes, transformer_=transformer)
@@ -427,17 +441,20 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
             own.set_params(random_state=seed)
         return own.fit(X)
 
-    def _learn(self, transformer, X, labeled, target, n_classes, random_state):
+    def _learn(self, transformer, X, parts, target, class_weights, random_state):
         """Fitted attributes of the classifier; changes the transformer's encoder."""
         images, grid = inputs.images_and_grid(transformer, X, skipped="raise")
-        train, held_out = self._hold_out(labeled, target, random_state)
-        tuning = FineTuning(transformer, images, grid, target)
+        train, held_out = parts
+        labeled = np.sort(np.concatenate(parts))
+        tuning = FineTuning(transformer, images, grid, target, class_weights)
+        n_classes = len(class_weights)
         frozen = tuning.features(labeled)
         is_train = np.isin(labeled, train)
         C, head = None, zero_head(frozen[is_train], n_classes)
         if self.init == "pretrained":
-            C = choose_C(frozen[is_train], target[train], int(random_state.randint(2**31 - 1)))
-            head = fit_head(frozen[is_train], target[train], C)
+            fold_seed = int(random_state.randint(2**31 - 1))
+            C = choose_C(frozen[is_train], target[train], class_weights, fold_seed)
+            head = fit_head(frozen[is_train], target[train], class_weights, C)
         fitted = {"C_": C, "temperature_": 1.0, "history_": [], "best_epoch_": 0}
         if self.fine_tune:
             settings = self._settings(transformer, C, len(train), n_classes, len(held_out))
@@ -446,10 +463,10 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
             )
         if len(held_out):
             fitted["temperature_"] = best_temperature(
-                tuning.logits(head, held_out), target[held_out]
+                tuning.logits(head, held_out), target[held_out], class_weights[target[held_out]]
             )
             if C is not None and not fitted["best_epoch_"]:
-                head = fit_head(frozen, target[labeled], C)
+                head = fit_head(frozen, target[labeled], class_weights, C)
         fitted["coef_"], fitted["intercept_"] = head.folded()
         fitted["n_iter_"] = max(0, len(fitted["history_"]) - 1)
         return fitted
@@ -470,6 +487,13 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         )
         return np.sort(train), np.sort(held_out)
 
+    def _class_weights(self, classes, target):
+        """The weight of each class, (n_classes,)."""
+        given = self.class_weight
+        if isinstance(given, dict):
+            _check_class_weights(given)
+        return compute_class_weight(given, classes=classes, y=classes[target])
+
     def _settings(self, transformer, C, n_train, n_classes, n_held_out):
         rate, augment = self.encoder_learning_rate, self.augment
         augment = transformer.augment if augment == "auto" else augment
@@ -487,6 +511,15 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
             augmentation=AUGMENTATIONS[augment] if isinstance(augment, str) else augment,
             verbose=self.verbose,
         )
+
+
+def _check_class_weights(class_weight):
+    for label, weight in class_weight.items():
+        if not (isinstance(weight, Real) and np.isfinite(weight) and weight > 0):
+            raise ValueError(
+                f"class_weight={{{label!r}: {weight!r}}} must be a finite number above 0; leave "
+                "out the images of a class that is not to count."
+            )
 
 
 def labeled_rows(y, unlabeled):

@@ -57,7 +57,7 @@ class LinearHead(nn.Module):
         return weight.cpu().numpy(), bias.cpu().numpy()
 
 
-def choose_C(features, target, random_state):
+def choose_C(features, target, class_weights, random_state):
     """The penalty of the classifier, by cross-validated log loss where labels allow.
 
     Parameters
@@ -65,6 +65,8 @@ def choose_C(features, target, random_state):
     features : ndarray of shape (n, n_features)
     target : ndarray of shape (n,)
         0 to n_classes - 1.
+    class_weights : ndarray of shape (n_classes,)
+        Weights of the images of each class, in the fits and in the log loss.
     random_state : int
         Draws the folds.
 
@@ -76,10 +78,16 @@ def choose_C(features, target, random_state):
     n_folds = min(C_FOLDS, np.bincount(target).min())
     if n_folds < 2:
         return 1 / features.shape[1]
+
+    def score(classifier, X, y):
+        least = np.finfo(np.float32).eps  # as scikit-learn's log_loss has it
+        logits = np.log(np.maximum(classifier.predict_proba(X), least))
+        return -log_loss(logits, y, class_weights[y])
+
     search = GridSearchCV(
-        _logistic(),
+        _logistic(class_weights),
         {"C": np.array(C_GRID) / features.shape[1]},
-        scoring="neg_log_loss",
+        scoring=score,
         cv=StratifiedKFold(n_folds, shuffle=True, random_state=random_state),
         refit=False,
         error_score="raise",
@@ -87,10 +95,10 @@ def choose_C(features, target, random_state):
     return float(search.best_params_["C"])
 
 
-def fit_head(features, target, C):
+def fit_head(features, target, class_weights, C):
     """Fit a LogisticRegression on standardised features to convergence."""
     scaler = StandardScaler().fit(features)
-    linear = _logistic().set_params(C=C).fit(scaler.transform(features), target)
+    linear = _logistic(class_weights).set_params(C=C).fit(scaler.transform(features), target)
     weight, bias = linear.coef_, linear.intercept_
     if len(weight) == 1:  # two classes share one row
         weight, bias = np.vstack([-weight, weight]) / 2, np.hstack([-bias, bias]) / 2
@@ -110,17 +118,19 @@ def penalty_strength(C, n_images, n_classes):
     return (2 if n_classes == 2 else 1) / (2 * C * n_images)
 
 
-def _logistic():
-    return LogisticRegression(max_iter=2000)
+def _logistic(class_weights):
+    class_weight = dict(enumerate(class_weights)) if (class_weights != 1).any() else None
+    return LogisticRegression(max_iter=2000, class_weight=class_weight)
 
 
-def best_temperature(logits, target):
+def best_temperature(logits, target, weights):
     """What logits are to be divided by for the least log loss on held-out images.
 
     Parameters
     ----------
     logits : ndarray of shape (n, n_classes)
-    target : ndarray of shape (n,)
+    target, weights : ndarray of shape (n,)
+        Classes and weights of the images.
 
     Returns
     -------
@@ -133,14 +143,15 @@ def best_temperature(logits, target):
     """
 
     def loss(log_temperature):
-        return log_loss(logits / np.exp(log_temperature), target)
+        return log_loss(logits / np.exp(log_temperature), target, weights)
 
     return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded").x))
 
 
-def log_loss(logits, target):
-    """Mean cross-entropy in nats."""
-    return float(-log_softmax(logits, axis=1)[np.arange(len(target)), target].mean())
+def log_loss(logits, target, weights):
+    """Weighted mean of the cross-entropy, in nats."""
+    losses = -log_softmax(logits, axis=1)[np.arange(len(target)), target]
+    return float(np.average(losses, weights=weights))
 
 
 @dataclass(frozen=True)
@@ -199,15 +210,19 @@ class FineTuning:
         Whose patches' features are pooled.
     target : ndarray of shape (len(images),)
         0 to n_classes - 1; read at the rows in use only.
+    class_weights : ndarray of shape (n_classes,)
+        What the loss of an image is multiplied by.
     """
 
-    def __init__(self, transformer, images, grid, target):
+    def __init__(self, transformer, images, grid, target, class_weights):
         self.transformer = transformer
         self.net = transformer.net_
         self.images = images
         self.feed = ImageFeed(images, transformer.pixel_scale_, self.net.device)
         self.grid = grid
         self.target = target
+        self.class_weights = class_weights
+        self.loss_weights = torch.as_tensor(class_weights, dtype=torch.float32).to(self.feed.device)
 
     def run(self, head, train, held_out, settings, random_state):
         """Train, and keep the best epoch on held-out images, or the last where there are none.
@@ -314,7 +329,9 @@ class FineTuning:
         with self.net.autocast():
             features = self.transformer._pooled(images, self.grid)
         logits = self.head(features)
-        loss = F.cross_entropy(logits, target)
+        # Not over the sum of the weights, which would make a batch of rare classes count for less.
+        losses = F.cross_entropy(logits, target, self.loss_weights, reduction="none")
+        loss = losses.mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(self._diverged(f"the loss is {loss.item()}"))
         self.optimizer.zero_grad(set_to_none=True)
@@ -335,9 +352,11 @@ class FineTuning:
         if not len(rows):
             return {}
         logits, target = self.logits(self.head, rows), self.target[rows]
+        weights = self.class_weights[target]
+        is_right = logits.argmax(1) == target
         return {
-            "held_out_loss": log_loss(logits, target),
-            "held_out_accuracy": float((logits.argmax(1) == target).mean()),
+            "held_out_loss": log_loss(logits, target, weights),
+            "held_out_accuracy": float(np.average(is_right, weights=weights)),
         }
 
     def _weights(self):

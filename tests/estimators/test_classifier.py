@@ -158,6 +158,49 @@ def test_frozen_equals_a_logistic_regression_on_standardised_features():
         assert same(weights(model.transformer_), weights(CPC))
 
 
+@pytest.mark.parametrize("class_weight", ["balanced", {1: 5.0}])
+def test_class_weights_are_those_of_the_logistic_regression(class_weight):
+    rare = np.where(np.arange(60) < 40, np.arange(60) % 4 == 0, -1)
+    model = small(fine_tune=False, class_weight=class_weight).fit(X, rare)
+    linear = LogisticRegression(C=model.C_, class_weight=class_weight, max_iter=2000)
+    pipe = make_pipeline(StandardScaler(), linear).fit(CPC.transform(X[:40]), rare[:40])
+    np.testing.assert_allclose(
+        model.predict_proba(X), pipe.predict_proba(CPC.transform(X)), atol=1e-4
+    )
+    plain = small(fine_tune=False).fit(X, rare)
+    assert model.predict_proba(X)[:, 1].mean() > plain.predict_proba(X)[:, 1].mean()
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_held_out_scores_are_weighted(class_weight, monkeypatch):
+    """Of noise, one class in six rare, plain accuracy is best where the rare one is never seen."""
+    logits = []
+    log = FineTuning.logits
+
+    def keep(self, head, rows):
+        logits.append((log(self, head, rows), self.target[rows]))
+        return logits[-1][0]
+
+    monkeypatch.setattr(FineTuning, "logits", keep)
+    rare = np.arange(60) % 6 == 0
+    model = small(class_weight=class_weight, validation_fraction=0.4).fit(X, rare)
+    found, target = logits[0]
+    recalls = [(found.argmax(1) == target)[target == c] for c in (0, 1)]
+    plain, balanced = np.concatenate(recalls).mean(), np.mean([np.mean(r) for r in recalls])
+    expected = balanced if class_weight else plain
+    assert model.history_[0]["held_out_accuracy"] == pytest.approx(expected, abs=1e-6)
+    assert plain != pytest.approx(balanced, abs=0.01)
+
+
+def test_class_weights_that_cannot_be_are_refused_before_the_pretraining(monkeypatch):
+    monkeypatch.setattr(CPCTransformer, "fit", lambda *_: pytest.fail("pretrained"))
+    for weight in (-1.0, 0.0, np.nan, "much"):
+        with pytest.raises(ValueError, match="must be a finite number above 0"):
+            small(tiny(), class_weight={1: weight}).fit(X, y)
+    with pytest.raises(ValueError, match="not in class_weight"):
+        small(tiny(), class_weight={"1": 2.0}).fit(X, y)
+
+
 def test_rows_without_a_label_teach_the_classifier_nothing():
     other = X.copy()
     other[40:] = 255 - other[40:]
@@ -168,7 +211,8 @@ def test_rows_without_a_label_teach_the_classifier_nothing():
     np.testing.assert_array_equal(one.coef_, three.coef_)
 
 
-def test_fine_tuning_starts_at_the_minimum_of_the_penalised_loss(monkeypatch):
+@pytest.mark.parametrize("class_weight", [None, {0: 0.2, 1: 5.0}])
+def test_fine_tuning_starts_at_the_minimum_of_the_penalised_loss(class_weight, monkeypatch):
     """Its first step would not move the classifier, were the encoder left as it is."""
     grads = []
     step = torch.optim.AdamW.step
@@ -178,8 +222,9 @@ def test_fine_tuning_starts_at_the_minimum_of_the_penalised_loss(monkeypatch):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    one_step = {"batch_size": 60, "max_epochs": 1, "validation_fraction": 0.01}
     for target in (y, np.arange(60) % 3):
-        small(augment="none", batch_size=60, max_epochs=1, validation_fraction=0.01).fit(X, target)
+        small(augment="none", class_weight=class_weight, **one_step).fit(X, target)
     assert len(grads) == 2
     # The gradient of the loss alone is near 0.1.
     assert max(map(max, grads)) < 2e-3
