@@ -244,6 +244,22 @@ def test_a_curve_without_matplotlib_has_no_picture(folder, model, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (["--fractions", "0.5", "5000"], "5000"),
+        (["--fractions", "-1"], "-1"),
+        (["--cv", "400"], "400"),
+    ],
+)
+def test_a_wrong_curve_is_refused_before_images_are_embedded(
+    wrong, text, folder, model, tmp_path, failing, monkeypatch
+):
+    monkeypatch.setattr(CPCTransformer, "transform", lambda *_: pytest.fail("embedded"))
+    assert text in failing("curve", model, folder, "-o", tmp_path / "curve.csv", *wrong)
+    assert not list(tmp_path.iterdir())
+
+
 def test_curves_need_labels_that_belong_to_images(folder, model, tmp_path, failing):
     labels = tmp_path / "labels.csv"
     curve = ["curve", model, folder, "-o", tmp_path / "curve.csv", "--labels", labels]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -150,12 +151,15 @@ def curve(options):
     settings = {"cv": options.cv, "n_repeats": options.repeats, "random_state": options.seed}
     if options.fractions:
         settings["label_fractions"] = tuple(_fraction(each) for each in options.fractions)
+    # What is wrong with the labels or the settings is told before the images are embedded.
+    _curve(np.zeros((len(labels), 1)), labels, settings, DummyClassifier())
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     curves = {}
     with workers_ended():
         images = opened(estimator, paths)
         for name, each in (("CPC", estimator), ("untrained encoder", untrained.fit(paths))):
             features = np.concatenate([block for _, block in _features(each, images)])
-            curves[name] = _curve(features, labels, settings)
+            curves[name] = _curve(features, labels, settings, classifier)
     print(curve_table(curves))
     saving = label_saving(*curves.values(), random_state=0)
     print(f"\nFewer labels for the best accuracy of the untrained encoder: {saving.text}")
@@ -163,9 +167,8 @@ def curve(options):
     _draw(output.with_suffix(".png"), curves)
 
 
-def _curve(features, labels, settings):
+def _curve(features, labels, settings, classifier):
     kept = np.isfinite(features).all(axis=1)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     with redirect_stdout(sys.stderr):
         return label_efficiency_curve(classifier, features[kept], labels[kept], **settings)
 

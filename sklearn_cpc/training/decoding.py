@@ -6,6 +6,7 @@ import sys
 from functools import wraps
 from importlib import import_module
 from math import prod
+from stat import S_ISREG
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +82,9 @@ def _naming_the_file(read):
     @wraps(read)
     def named(path):
         try:
-            return read(path)
+            is_regular = S_ISREG(os.stat(path).st_mode)  # a named pipe would be waited for
+            if is_regular:
+                return read(path)
         except ImportError:
             raise
         except FileNotFoundError as error:
@@ -91,6 +94,7 @@ def _naming_the_file(read):
             raise BrokenImageError(
                 f"{path} cannot be read as an image ({what:.200}); replace it, or leave it out."
             ) from error
+        raise BrokenImageError(f"{path} is a folder, a pipe or a device, no file; leave it out.")
 
     return named
 

@@ -1,6 +1,7 @@
 """One image file: kinds, pages, resizing, and files that are none."""
 
 import io
+import os
 import sys
 
 import numpy as np
@@ -179,8 +180,15 @@ def test_what_is_no_image_is_named(read, tmp_path):
         read(tmp_path / "empty.tif")
     with pytest.raises(BrokenImageError, match=r"none.png is no file; check the path"):
         read(tmp_path / "none.png")
-    with pytest.raises(BrokenImageError, match="IsADirectoryError"):
-        read(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path):
+        for read in (header, pixels):
+            with pytest.raises(BrokenImageError, match="is a folder, a pipe or a device, no file"):
+                read(path)
 
 
 def test_postscript_is_not_run(tmp_path):
