@@ -98,15 +98,15 @@ def described(net, feed, settings):
     )
 
 
-def warn_of_slow_bf16(net):
+def warn_of_slow_bf16(precision, device, stacklevel):
     """Say so where products of bfloat16 are asked of a CPU that has to imitate them."""
-    if net.precision != "bf16" or torch.device(net.device).type != "cpu" or _has_bf16():
+    if precision != "bf16" or torch.device(device).type != "cpu" or _has_bf16():
         return
     warnings.warn(
         "precision='bf16' on a CPU without instructions for it (AVX512-BF16, AMX) is many times "
-        "slower than float32; pass precision='auto' or 'float32'.",
+        "slower than float32; pass precision='auto' or 'float32', after fit by set_params.",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=stacklevel + 1,
     )
 
 

@@ -617,7 +617,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
             if self.verbose >= 2:
                 print(planning.described(net, feed, settings), flush=True)
-            planning.warn_of_slow_bf16(net)
+            planning.warn_of_slow_bf16(net.precision, net.device, stacklevel=4)
             compiled = building.compiled(self.compile, net, feed, settings)
             with own_generators(net, self, feed, run.keeper), compiled:
                 train(net, feed, settings, run.keeper)
@@ -647,7 +647,7 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         -------
         features : ndarray of shape (n, n_features_out), float32
         """
-        with self._using():
+        with self._using(n_wrappers=1):  # set_output's
             images, grid = inputs.images_and_grid(self, X)
             width = n_pooled(self.pooling, grid.shape, self._n_patch_outputs)
             if width != self._n_features_out:
@@ -883,10 +883,12 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             raise with_near_miss(error, self) from None
 
     @contextmanager
-    def _using(self):
+    def _using(self, n_wrappers=0):
         """A call on images that leaves the estimator as it is."""
         check_is_fitted(self)
         self._validate_params()  # which may have been set since
+        # Past this generator, contextlib and the method, to its caller.
+        planning.warn_of_slow_bf16(self._precision, self.net_.device, stacklevel=4 + n_wrappers)
         with own_torch(), workers_ended(), threads(self.n_jobs):
             yield
 

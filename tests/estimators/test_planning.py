@@ -213,6 +213,15 @@ def test_bf16_is_told_of_where_the_cpu_has_to_imitate_it(monkeypatch, is_known, 
     assert all(w.filename == __file__ for w in told)
 
 
+@pytest.mark.parametrize("method", ["transform", "embed_patches", "score"])
+def test_bf16_of_elsewhere_is_told_of_when_it_is_used(method, monkeypatch):
+    cpc = tiny(precision="float32", device="cpu").fit(X).set_params(precision="bf16")
+    monkeypatch.setattr(planning, "_has_bf16", lambda: False)
+    with pytest.warns(RuntimeWarning, match="pass precision='auto'.* after fit by set_params") as w:
+        getattr(cpc, method)(X[:2])
+    assert [each.filename for each in w] == [__file__]
+
+
 def test_the_batch_of_auto_is_saved(tmp_path):
     pytest.importorskip("safetensors")
     cpc = tiny(batch_size="auto", device="cpu").fit(X)
