@@ -16,6 +16,7 @@ from ..training.tensor_files import read_tensors
 from . import building, file_checks
 from .card import model_card
 from .files import written_whole
+from .runs import keep_net, keep_start
 
 FORMAT = "sklearn-cpc 1"
 # Parameters that may be a module or what makes one.
@@ -104,8 +105,8 @@ def _load(cls, path, device, own, header, tensors):
         _restore(net, header, tensors)
     net.batch_size = header.get("batch_size", net.batch_size)
     random_state.set_state(tuple(header["random_state"]))
-    estimator._keep_start(tuple(header["image_shape"]), header["channels_first"], scale)
-    estimator._keep_net(net)
+    keep_start(estimator, tuple(header["image_shape"]), header["channels_first"], scale)
+    keep_net(estimator, net)
     if header.get("training_data"):  # files of 0.1.0 have none
         estimator.training_data_ = header["training_data"]
     estimator.grid_ = net.module_.grid

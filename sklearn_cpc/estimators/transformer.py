@@ -1,33 +1,22 @@
 """CPCTransformer: pretraining on unlabelled images, pooled patch features out."""
 
-import copy
 from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from ..nn import n_pooled, pool_images
-from ..training import (
-    ImageFeed,
-    PixelScale,
-    TrainingSettings,
-    held_out_bound,
-    train,
-    workers_ended,
-)
-from ..training.distributed import shared_random_state
+from ..training import ImageFeed, held_out_bound, workers_ended
 from ..training.memory import blocks_that_fit
-from . import building, inputs, planning, resuming
+from . import building, inputs, planning, runs
 from .constraints import CONSTRAINTS
-from .generators import own_generators
 from .guards import fitting, own_torch, threads
 from .names import with_near_miss
-from .outcome import warn_of_guessing
+from .shipping import Shipping
 
 __all__ = ["CPCTransformer"]
 
@@ -36,7 +25,7 @@ __all__ = ["CPCTransformer"]
 TRANSFORM_BUDGETS = {"cuda": 2**25, "cpu": 2**22}
 
 
-class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class CPCTransformer(Shipping, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Image features learned without labels by Contrastive Predictive Coding (CPC).
 
     `fit` cuts every image into a grid of overlapping patches, encodes each patch on its own, and
@@ -525,8 +514,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._validate_params()
         with fitting(self), threads(self.n_jobs):
             if self.warm_start and hasattr(self, "net_"):
-                return self._continue(X, self.max_epochs, self.warmup)
-            return self._start(X, self.max_epochs, self.warmup)
+                return runs.go_on(self, X, self.max_epochs, self.warmup)
+            return runs.start(self, X, self.max_epochs, self.warmup)
 
     def partial_fit(self, X, y=None):
         """One more pass, over these images, at a constant learning rate.
@@ -545,92 +534,8 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self._validate_params()
         with fitting(self), threads(self.n_jobs):
             if hasattr(self, "net_"):
-                return self._continue(X, 1, None, is_pass=True)
-            return self._start(X, 1, None, is_pass=True)
-
-    def _start(self, X, n_epochs, warmup, is_pass=False):
-        resuming.check_callbacks(self.callbacks)
-        images = inputs.check_images(self, X, reset=True)
-        run = resuming.LongRun(self, images, n_epochs, is_pass)
-        random_state = shared_random_state(check_random_state(self.random_state))
-        scale = PixelScale.of(images)
-        net = building.build_net(self, images.shape, scale, random_state)
-        building.check_plan(self, net, n_epochs)
-        self.grid_ = net.module_.grid
-        self.training_data_ = inputs.description(images)
-        # What cannot be transformed is refused before the training.
-        net.module_.n_outputs(self.output)
-        inputs.transform_grid(self)
-        with run.checkpoints(net, scale, is_new=True):
-            if not run.has_begun:
-                building.start_encoder(net, images, scale)
-            self._train(net, ImageFeed(images, scale, net.device), n_epochs, warmup, run)
-        self._keep_start(images.shape, images.channels_first, scale)
-        return self
-
-    def _keep_start(self, image_shape, channels_first, scale):
-        """What the first training fixes for all later ones; `load` calls it too."""
-        self.image_shape_ = image_shape
-        self.channels_first_ = channels_first
-        self.pixel_scale_ = scale
-        self._built_from = {name: getattr(self, name) for name in building.BUILT_FROM}
-
-    def _continue(self, X, n_epochs, warmup, is_pass=False):
-        resuming.check_callbacks(self.callbacks)
-        images = inputs.check_images(self, X, reset=False)
-        if images.shape != self.image_shape_:
-            raise ValueError(
-                f"X has images of shape {images.shape} (height, width, channels), but training "
-                f"began with {self.image_shape_}; bring them to that shape, or fit anew with "
-                "warm_start=False."
-            )
-        building.check_same_build(self, self._built_from)
-        run = resuming.LongRun(self, images, n_epochs, is_pass)
-        net = copy.deepcopy(self.net_)
-        net.lr = planning.peak_rate(self, net.module_.encoder)
-        net.precision = building.resolve_precision(self.precision, net.device)
-        feed = ImageFeed(images, self.pixel_scale_, net.device)
-        with run.checkpoints(net, self.pixel_scale_, is_new=False):
-            self._train(net, feed, n_epochs, warmup, run)
-        return self
-
-    def _train(self, net, feed, n_epochs, warmup, run):
-        if run.has_ended:
-            with own_generators(net, self, feed, run.keeper):
-                run.keeper.finish_from_found(net)
-        elif n_epochs and net.module_.plan:
-            batch_size, accumulate = planning.batch_and_parts(self, net, len(feed))
-            settings = TrainingSettings(
-                n_epochs,
-                batch_size,
-                warmup,
-                self.clip_norm,
-                self.verbose,
-                callbacks=tuple(self.callbacks or ()),
-                schedule=self.schedule,
-                averaging=self.averaging,
-                accumulate=accumulate,
-                rows=run.rows,
-                held_out=run.held_out,
-                gather_negatives=self.gather_negatives,
-                queue_momentum=self.queue_momentum,
-            )
-            if self.verbose >= 2:
-                print(planning.described(net, feed, settings), flush=True)
-            planning.warn_of_slow_bf16(net.precision, net.device, stacklevel=4)
-            compiled = building.compiled(self.compile, net, feed, settings)
-            with own_generators(net, self, feed, run.keeper), compiled:
-                train(net, feed, settings, run.keeper)
-        self._keep_net(net)
-        warn_of_guessing(self)
-
-    def _keep_net(self, net):
-        """What every training gives; `load` calls it too."""
-        net.module_.eval()
-        self.net_ = net
-        self.history_ = building.epochs(net.history)
-        self.n_iter_ = len(self.history_)
-        self.loss_curve_ = [epoch["loss"] for epoch in self.history_]
+                return runs.go_on(self, X, 1, None, is_pass=True)
+            return runs.start(self, X, 1, None, is_pass=True)
 
     # Using
 
@@ -748,123 +653,6 @@ class CPCTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     @property
     def _n_patch_outputs(self):
         return self.net_.module_.n_outputs(self.output)
-
-    # Keeping
-
-    def save(self, path):
-        """Write the fitted estimator to a file without pickles.
-
-        Parameters
-        ----------
-        path : str or Path
-            One safetensors file: weights and the optimiser's state, and settings as JSON in its
-            header. It appears whole or not at all.
-
-        Raises
-        ------
-        ImportError
-            If safetensors is not installed.
-        TypeError
-            If a parameter cannot be written as JSON, such as `callbacks`. An encoder or context
-            network of your own is written with its weights and its name alone.
-        """
-        from .persistence import save
-
-        check_is_fitted(self)
-        save(self, path)
-
-    @classmethod
-    def load(cls, path, device="auto", *, encoder=None, context=None):
-        """Read what `save` wrote; no code in the file is run.
-
-        Parameters
-        ----------
-        path : str or Path
-        device : str, default="auto"
-            Where the model is put.
-        encoder, context : Module, callable or None, default=None
-            Where they were your own: the same again. Their weights come from the file.
-
-        Returns
-        -------
-        estimator : CPCTransformer
-            Fitted; `partial_fit` continues as if it had not been saved.
-
-        Raises
-        ------
-        ValueError
-            If the file is of another kind, is broken, or needs the `encoder` or `context`.
-        """
-        from .persistence import load
-
-        with own_torch():
-            return load(cls, path, device, {"encoder": encoder, "context": context})
-
-    # Shipping
-
-    def feature_module(self, image_size=None):
-        """The fitted model as a plain torch module: images as in `fit` -> pooled features.
-
-        Parameters
-        ----------
-        image_size : (int, int) or None, default=None
-            Height and width of the images. None: those of `fit`.
-
-        Returns
-        -------
-        module : torch.nn.Module
-            On the CPU, in eval mode and without gradients; it takes tensors of the dtype and layout
-            of the training images and gives what `transform` gives in float32.
-            `torch.export.export` takes it.
-        """
-        from .export import feature_module
-
-        with own_torch():
-            return feature_module(self, image_size)
-
-    def to_onnx(self, path, *, image_size=None, dtype=None):
-        """Write the fitted model as an ONNX file: "images" as in `fit` -> pooled "features".
-
-        Parameters
-        ----------
-        path : str or Path
-            It appears whole or not at all.
-        image_size : (int, int) or None, default=None
-            As in `feature_module`.
-        dtype : str or dtype or None, default=None
-            Of the images. None: that of the training images.
-
-        Raises
-        ------
-        ImportError
-            If onnx or onnxscript is not installed.
-        ValueError
-            If the model, such as an encoder of your own, has what the exporter does not know.
-
-        Notes
-        -----
-        The number of images is free. Matrix products are in float32, whatever `precision`.
-        """
-        from .export import to_onnx
-
-        with own_torch():
-            to_onnx(self, path, image_size, dtype)
-
-    def model_card(self, path=None):
-        """What the model is, as a page of Markdown: data, settings, training, versions, use.
-
-        Parameters
-        ----------
-        path : str, Path or None, default=None
-            Where it is written, too; it appears whole or not at all.
-
-        Returns
-        -------
-        card : str
-        """
-        from .card import model_card
-
-        return model_card(self, path)
 
     # Inner workings
 
