@@ -19,7 +19,7 @@ from ..nn import (
     make_encoder,
 )
 from ..training import CPCNet, ImageFeed
-from ..training.distributed import local_cuda, smallest_part
+from ..training.distributed import cuda_indices, local_cuda, smallest_part
 from ..training.messages import in_one_line
 from ..training.net import OPTIMIZERS
 from .generators import seeded
@@ -396,13 +396,12 @@ def _try_gradient(net, feed, settings):
 
     What is compiled is compiled here, then, and a failure is known before anything is trained.
     """
-    model, device = net.module_.train(), torch.device(net.device)
+    model = net.module_.train()
     n_images = len(feed) if settings.rows is None else len(settings.rows)
     n_batches = -(-n_images // settings.batch_size)
     images = feed.batch(slice(-(-n_images // n_batches)))
     buffers = {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=cuda_indices(net.device)):
         with net.autocast():
             features = model.encode_patches(model.grid.extract(images))
         weights = [p for p in model.encoder.parameters() if p.requires_grad]

@@ -3,6 +3,7 @@
 import copy
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, cos, pi
 
@@ -254,7 +255,7 @@ class FineTuning:
         history = [{"epoch": 0} | self._held_out_scores(held_out)]
         best_epoch, best = 0, self._weights()
         stop = StopRequest()
-        with interrupt_after_batch(stop):
+        with interrupt_after_batch(stop), _with_gradients_of_recurrence(self.parts):
             for epoch in range(1, n_epochs + 1):
                 history.append({"epoch": epoch} | self._one_epoch(train, random_state, stop))
                 if stop.requested:
@@ -383,6 +384,20 @@ class FineTuning:
             RuntimeWarning,
             stacklevel=4,
         )
+
+
+@contextmanager
+def _with_gradients_of_recurrence(parts):
+    """Recurrent layers in training mode, without which cuDNN gives no gradient of them."""
+    layers = [m for m in parts.modules() if isinstance(m, nn.RNNBase) and not m.dropout]
+    modes = [layer.training for layer in layers]
+    for layer in layers:
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.train(mode)
 
 
 def _rank(row):

@@ -6,15 +6,12 @@ import threading
 from contextlib import contextmanager
 
 import torch
-from torch.nn.modules.dropout import _DropoutNd
 
+from ..nn.checks import draws_at_random
 from ..training import LazyImages
-from ..training.distributed import join
+from ..training.distributed import cuda_indices, join
 
 __all__ = ["own_generators", "seeded"]
-
-# Modules that draw nothing unless they are known to.
-KNOWN = ("torch.nn.modules.", "sklearn_cpc.")
 
 _turn = threading.RLock()
 
@@ -66,9 +63,7 @@ def own_generators(net, settings, feed, keeper=None):
     if not (others or isinstance(feed.images.data, LazyImages) or _may_draw(net.module_)):
         yield
         return
-    device = torch.device(net.device)
-    cuda = [device.index or 0] if device.type == "cuda" else []
-    with seeded(copy.deepcopy(net.random_state).randint(2**31 - 1), cuda):
+    with seeded(copy.deepcopy(net.random_state).randint(2**31 - 1), cuda_indices(net.device)):
         yield
 
 
@@ -77,11 +72,4 @@ def _may_draw(model):
     augmentation = model.augmentation
     if augmentation.image_transform is not None or augmentation.patch_transform is not None:
         return True
-    return any(map(_is_random, model.modules()))
-
-
-def _is_random(module):
-    if not type(module).__module__.startswith(KNOWN):
-        return True
-    drops = isinstance(module, _DropoutNd | torch.nn.RReLU) or hasattr(module, "_random_samples")
-    return drops or bool(getattr(module, "dropout", 0))
+    return draws_at_random(model)

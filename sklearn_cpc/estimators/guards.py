@@ -1,7 +1,7 @@
 """Contexts that calls of the estimator run in."""
 
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import joblib
 import torch
@@ -72,13 +72,41 @@ def all_or_nothing(estimator):
         raise
 
 
-@contextmanager
+class _Threads:
+    """Torch's number of threads, which a thread takes over from whoever has set it last.
+
+    Calls that overlap in several threads all leave the number that the first of them found.
+    """
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.n_within = 0
+        self.own = threading.local()
+
+    @contextmanager
+    def set_to(self, n):
+        with self.lock:
+            is_nested = getattr(self.own, "depth", 0) > 0
+            if not self.n_within:
+                self.before = torch.get_num_threads()
+            before = torch.get_num_threads() if is_nested else self.before
+            self.n_within += 1
+            self.own.depth = getattr(self.own, "depth", 0) + 1
+            torch.set_num_threads(n)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.n_within -= 1
+                self.own.depth -= 1
+                torch.set_num_threads(before)
+
+
+_threads = _Threads()
+
+
 def threads(n_jobs):
     """Torch's number of threads, set and put back; None leaves it, -1 are all cores, -2 but one."""
-    before = torch.get_num_threads()
-    if n_jobs is not None:
-        torch.set_num_threads(max(1, n_jobs if n_jobs > 0 else joblib.cpu_count() + 1 + n_jobs))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    if n_jobs is None:
+        return nullcontext()
+    return _threads.set_to(max(1, n_jobs if n_jobs > 0 else joblib.cpu_count() + 1 + n_jobs))

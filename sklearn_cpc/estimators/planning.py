@@ -41,7 +41,7 @@ def given_batch_size(estimator):
     return SMALLEST_AUTO_BATCH if is_auto else estimator.batch_size
 
 
-def batch_and_parts(estimator, net, n_images):
+def batch_and_parts(estimator, net, n_images, batch_size=None):
     """Images of a batch, and the parts in which the encoder takes them.
 
     Parameters
@@ -52,6 +52,8 @@ def batch_and_parts(estimator, net, n_images):
         Initialised.
     n_images : int
         Of the training.
+    batch_size : int or None, default=None
+        What "auto" has chosen in an earlier part of the training.
 
     Returns
     -------
@@ -63,17 +65,19 @@ def batch_and_parts(estimator, net, n_images):
     if not isinstance(estimator.batch_size, str):
         return estimator.batch_size, estimator.accumulate
     # Several processes need one answer, and have not the same memory.
-    return from_main(lambda: _chosen(estimator, net, n_images))
+    return from_main(lambda: _chosen(estimator, net, n_images, batch_size))
 
 
-def _chosen(estimator, net, n_images):
+def _chosen(estimator, net, n_images, size=None):
     with net.autocast():
         held = held_per_image(net.module_)
     free = free_bytes(net.device)
     fitting = LARGEST_AUTO_BATCH if free is None else SHARE_OF_FREE_MEMORY * free / held
-    size = SMALLEST_AUTO_BATCH
-    if torch.device(net.device).type == "cuda":
-        while 2 * size <= min(LARGEST_AUTO_BATCH, n_images / STEPS_PER_PASS, fitting):
+    if size is None:
+        size = SMALLEST_AUTO_BATCH
+        is_cuda = torch.device(net.device).type == "cuda"
+        most = min(LARGEST_AUTO_BATCH, n_images / STEPS_PER_PASS, fitting) if is_cuda else size
+        while 2 * size <= most:
             size *= 2
     n_parts = min(size, -(-size // max(1, int(fitting))))
     return size, max(estimator.accumulate, n_parts)

@@ -82,7 +82,9 @@ def _train(estimator, net, feed, n_epochs, warmup, run):
         with own_generators(net, estimator, feed, run.keeper):
             run.keeper.finish_from_found(net)
     elif n_epochs and net.module_.plan:
-        batch_size, accumulate = planning.batch_and_parts(estimator, net, len(feed))
+        # What "auto" has chosen is the training's, however much memory is free now.
+        chosen = run.keeper.batch_size if run.keeper is not None else None
+        batch_size, accumulate = planning.batch_and_parts(estimator, net, len(feed), chosen)
         settings = TrainingSettings(
             n_epochs,
             batch_size,

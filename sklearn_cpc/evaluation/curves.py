@@ -209,7 +209,8 @@ def _labels_needed(n_labels, scores, targets):
     rise = reached[above] - reached[below]
     share = ((targets - reached[below]) / np.where(rise > 0, rise, 1)).clip(0, 1)
     n_needed = n_labels[below] * (n_labels[above] / n_labels[below]) ** share
-    return n_needed, targets < reached[0], targets > reached[-1]
+    not_reached = targets > reached[-1]  # where the curve may end flat, and leads nowhere
+    return np.where(not_reached, n_labels[-1], n_needed), targets < reached[0], not_reached
 
 
 def _saving_text(saving, open_ended, not_reached):

@@ -3,8 +3,12 @@
 from numbers import Integral, Real
 
 import torch
+from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["check_encoder", "check_images", "check_pairs", "check_settings"]
+__all__ = ["check_encoder", "check_images", "check_pairs", "check_settings", "draws_at_random"]
+
+# Modules that draw nothing unless they are known to.
+KNOWN = ("torch.nn.modules.", "sklearn_cpc.")
 
 # Name: whether it is a whole number, the least, and the greatest; None is a value of its own.
 WHOLE = dict.fromkeys(("max_steps", "latent_dim", "projection_dim", "negative_images"), (1, None))
@@ -24,6 +28,18 @@ def check_settings(**settings):
         if not (low <= value and (high is None or value <= high)):
             bounds = f"at least {low}" if high is None else f"between {low} and {high}"
             raise ValueError(f"{name}={value!r} must be {bounds}.")
+
+
+def draws_at_random(network):
+    """Whether a network may draw from torch's global generators in training, as Dropout does."""
+    return any(map(_is_random, network.modules()))
+
+
+def _is_random(module):
+    if not type(module).__module__.startswith(KNOWN):
+        return True
+    drops = isinstance(module, _DropoutNd | torch.nn.RReLU) or hasattr(module, "_random_samples")
+    return drops or bool(getattr(module, "dropout", 0))
 
 
 def check_encoder(encoder, grid):

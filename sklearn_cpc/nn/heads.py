@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from .loss import contrast, contrast_drawn, contrast_within, info_nce, n_hardest
 from .names import check_name
-from .negatives import OwnNegatives, TargetQueue
+from .negatives import DRAWN, OwnNegatives, TargetQueue
 from .patches import DIRECTIONS
 
 __all__ = ["CPCOutput", "ContrastiveHeads", "PredictionMaps", "first_row_first"]
@@ -183,8 +183,10 @@ class _Vectors:
 class ContrastiveHeads(nn.Module):
     """What `CPCModel` does with latents; its settings are the model's."""
 
-    # In training by several processes: a callable that brings the rows of all of them together.
+    # In training by several processes: a callable that brings the rows of all of them together, or
+    # one that gives each a generator of its own to draw negatives from.
     gather = None
+    own_generator = None
 
     def _results(self, z, contexts, maps, generator, slow_z=None):
         """(loss, accuracy, N, InfoNCE) of each head; without contexts z predicts itself.
@@ -192,6 +194,8 @@ class ContrastiveHeads(nn.Module):
         The targets are formed of `slow_z`, where there is one.
         """
         gather = self.gather if self.gather and self.training else _as_it_is
+        if self.own_generator and self.training and self.negatives in DRAWN:
+            generator = self.own_generator(generator)
         everyones = gather(z if slow_z is None else slow_z)
         results = []
         for direction, steps in self.plan.items():

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .augment import AUGMENTATIONS
-from .checks import check_encoder, check_images, check_settings
+from .checks import check_encoder, check_images, check_settings, draws_at_random
 from .context import make_context
 from .greedy import GREEDY, encoder_stages, stage_widths
 from .heads import ContrastiveHeads, CPCOutput, PredictionMaps, first_row_first
@@ -267,7 +267,9 @@ class CPCModel(ContrastiveHeads):
         if self.accumulate == 1 or not (self.training and torch.is_grad_enabled()):
             return network(x)
         parts = [part for part in x.tensor_split(self.accumulate) if len(part)]
-        settings = {"use_reentrant": False, "preserve_rng_state": False}
+        # What is drawn must be drawn again when the part is recomputed; looking it up takes time.
+        is_random = draws_at_random(self.encoder)
+        settings = {"use_reentrant": False, "preserve_rng_state": is_random}
         return torch.cat([checkpoint(network, part, **settings) for part in parts])
 
     def n_outputs(self, output):

@@ -7,9 +7,10 @@ from torch import nn
 
 from .names import check_name
 
-__all__ = ["NEGATIVES", "OwnNegatives", "SlowTargets", "TargetQueue", "choose_negatives"]
+__all__ = ["DRAWN", "NEGATIVES", "OwnNegatives", "SlowTargets", "TargetQueue", "choose_negatives"]
 
 NEGATIVES = ("auto", "batch", "sampled", "groups", "image", "place", "mixed", "queue", "hard")
+DRAWN = {"sampled", "mixed", "queue", "hard"}  # those of which something is drawn at random
 
 
 def choose_negatives(negatives, n_candidates, negative_images):

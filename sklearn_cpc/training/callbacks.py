@@ -1,7 +1,7 @@
 """What happens around batches and epochs, as skorch callbacks."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import cos, pi
 
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "StageByStage",
     "StopRequest",
     "WeightAverage",
+    "with_averages",
 ]
 
 
@@ -214,6 +215,12 @@ class WeightAverage(Callback):
     def load_state_dict(self, state):
         _copy_weights(state["averages"], self.averages_)
         self.n_steps_ = state["n_steps"]
+
+
+def with_averages(net):
+    """A context in which the module has the average of the weights, where one is kept."""
+    averages = [c for _, c in net.callbacks_ if isinstance(c, WeightAverage)]
+    return averages[0].in_place(net) if averages else nullcontext()
 
 
 @torch.no_grad()

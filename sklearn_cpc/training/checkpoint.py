@@ -62,6 +62,14 @@ class CheckpointKeeper(Callback):
         """Whether the training that was found had come to its end."""
         return self.found is not None and self.found["is_finished"]
 
+    @property
+    def batch_size(self):
+        """Images of a batch in the training that was found; None where it is not said."""
+        size = (self.found or {}).get("batch_size")
+        if size is not None and not (type(size) is int and size > 0):
+            raise ValueError(self._no_training(f"batch_size={size!r}"))
+        return size
+
     def _read(self):
         found = self.folder.read()
         if found is not None:
@@ -232,6 +240,7 @@ class CheckpointKeeper(Callback):
             "is_finished": False,
             "reached": None,
             "n_before": self.n_before,
+            "batch_size": net.batch_size,
             "model": dict(net.module_.state_dict()),
             "optimizer": _optimizer_state(net.optimizer_),
             "history": [_plain_row(row) for row in epochs],

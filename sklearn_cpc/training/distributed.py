@@ -13,6 +13,7 @@ from .world import World, alone, join
 __all__ = [
     "World",
     "alone",
+    "cuda_indices",
     "draw_apart",
     "from_main",
     "greatest",
@@ -125,6 +126,13 @@ def draw_apart(device):
         return
     seed = int(torch.randint(2**31 - 1, ())) + rank
     torch.default_generator.manual_seed(seed)
+    for index in cuda_indices(device):
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
+def cuda_indices(device):
+    """The number of a CUDA device, that of the current one where it has none; of others nothing."""
     device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+    if device.type != "cuda":
+        return []
+    return [torch.cuda.current_device() if device.index is None else device.index]

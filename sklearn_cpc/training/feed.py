@@ -1,5 +1,6 @@
 """Batches of images on the device: resident there when they fit, else brought batch by batch."""
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -11,7 +12,12 @@ __all__ = ["ImageFeed", "TrainingBatches"]
 
 SHARE_OF_FREE_MEMORY = 0.4
 BLOCK_BYTES = 2**28  # of images on their way to the device
-SIGNED = {"uint16": "int32", "uint32": "int64", "uint64": "float64"}
+# Unsigned integers that torch cannot index on a device: what their bits are kept as there, what
+# that is widened to before the sign is taken off, the mask that does it, and the kind of the rest.
+AS_BITS = {
+    "uint16": (np.int16, torch.int32, 2**16 - 1, torch.float32),
+    "uint32": (np.int32, torch.int64, 2**32 - 1, torch.float64),
+}
 
 
 class ImageFeed(Dataset):
@@ -40,7 +46,7 @@ class ImageFeed(Dataset):
         if self.resident is not None:
             if not isinstance(index, slice):
                 index = torch.as_tensor(index, device=self.device)
-            return self.scale.apply(self.resident[index])
+            return self.scale.apply(self._as_numbers(self.resident[index]))
         return self._place(self.images.rows(index))
 
     def _place(self, rows):
@@ -73,15 +79,39 @@ class ImageFeed(Dataset):
             return False
         return self.images.data.nbytes <= SHARE_OF_FREE_MEMORY * free_bytes(self.device)
 
+    def _as_numbers(self, rows):
+        """Pixels of resident rows, exactly."""
+        if self.images.data.dtype.name not in AS_BITS:
+            return rows
+        _, wider, mask, kind = AS_BITS[self.images.data.dtype.name]
+        return rows.to(wider).bitwise_and_(mask).to(kind)
+
     def _send_all(self):
-        parts = []
+        """All rows on the device, block by block into their place: nothing is there twice."""
+        resident = None
         size = max(1, min(4096, BLOCK_BYTES * len(self) // self.images.data.nbytes))
         for start in range(0, len(self), size):
             rows = self.images.rows(slice(start, start + size))
-            # torch cannot index wide unsigned integers on a device.
-            rows = rows.astype(SIGNED.get(rows.dtype.name, rows.dtype))
-            parts.append(torch.from_numpy(rows).to(self.device))
-        return torch.cat(parts)
+            rows = torch.from_numpy(_storable(rows))
+            if resident is None:
+                resident = _like_rows(rows, len(self), self.device)
+            resident[start : start + len(rows)].copy_(rows)
+        return resident
+
+
+def _storable(rows):
+    """A copy that torch may own, of a dtype that it can index everywhere."""
+    if rows.dtype.name in AS_BITS:
+        return rows.copy().view(AS_BITS[rows.dtype.name][0])
+    return rows.astype(np.float64 if rows.dtype.name == "uint64" else rows.dtype)
+
+
+def _like_rows(rows, n, device):
+    """An empty tensor of n such rows, laid out as they are."""
+    is_last = rows.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    shape = (n, *rows.shape[1:])
+    return torch.empty(shape, dtype=rows.dtype, device=device, memory_format=layout)
 
 
 class TrainingBatches:
@@ -140,6 +170,7 @@ class TrainingBatches:
         return {
             "seed": self.seed,
             "n_given": self.n_given,
+            "n_batches": self.n_batches,
             "generator": self.generator.get_state(),
         }
 
@@ -147,6 +178,8 @@ class TrainingBatches:
         """Let the next pass go on from there."""
         if not 0 <= state["n_given"] <= self.n_batches:
             raise ValueError(f"n_given={state['n_given']} of {self.n_batches} batches")
+        if state.get("n_batches", self.n_batches) != self.n_batches:
+            raise ValueError(f"{state['n_batches']} batches, and here {self.n_batches}")
         self._begin(state["seed"])
         self.generator.set_state(state["generator"])
         self.n_given = state["n_given"]

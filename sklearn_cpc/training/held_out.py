@@ -1,12 +1,10 @@
 """Images that are not trained on: what the model makes of them, and when that is enough."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from skorch.callbacks import Callback
 
-from .callbacks import WeightAverage
+from .callbacks import with_averages
 from .distributed import from_main
 
 __all__ = ["HeldOut", "held_out_bound", "split_rows"]
@@ -96,8 +94,7 @@ class HeldOut(Callback):
         self.best_weights_ = None
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
-        averages = [c for _, c in net.callbacks_ if isinstance(c, WeightAverage)]
-        with averages[0].in_place(net) if averages else nullcontext():
+        with with_averages(net):
             # Of several processes one looks at all held-out images: lest they disagree on the end.
             feed = getattr(dataset_train, "feed", dataset_train)
             bound = from_main(lambda: held_out_bound(net, feed, self.rows, self.batch_size))

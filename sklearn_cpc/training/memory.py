@@ -23,13 +23,21 @@ def free_bytes(device):
 
 
 def held_per_image(model):
-    """Bytes that the encoder keeps of one image for the backward pass, storages counted once.
+    """Bytes that the encoder keeps of one image more for the backward pass.
+
+    What it keeps whatever the batch, such as its weights in the precision of the products, is not
+    counted.
 
     Parameters
     ----------
     model : CPCModel
-        Its encoder sees a grid of zeros, in the autocast that the caller is in.
+        Its encoder sees grids of zeros, in the autocast that the caller is in.
     """
+    return _held(model, 2) - _held(model, 1)
+
+
+def _held(model, n_images):
+    """Bytes kept of so many images, storages counted once."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held = {}
 
@@ -40,7 +48,8 @@ def held_per_image(model):
         return tensor
 
     grid, was_training = model.grid, model.training
-    pixels = model.pixel_mean.new_zeros(1, len(model.pixel_mean), grid.height, grid.width)
+    shape = (n_images, len(model.pixel_mean), grid.height, grid.width)
+    pixels = model.pixel_mean.new_zeros(shape)
     try:
         # Nothing is drawn at random in evaluation; the gradient's needs are the same.
         model.eval()

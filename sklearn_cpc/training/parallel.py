@@ -8,7 +8,7 @@ from ..nn import TargetQueue
 from .callbacks import EpochRecord, StopRequest
 from .distributed import draw_apart, join
 from .in_step import agreed
-from .shards import ShardedAugmentation, ShardedFeed
+from .shards import ShardedAugmentation, ShardedFeed, own_generator
 
 __all__ = ["FINE", "FULL", "SPOILED", "DataParallel", "ElsewhereError", "SharedRecord"]
 
@@ -68,7 +68,9 @@ class DataParallel(Callback):
             broadcast([*module.parameters(), *module.buffers()])
         self.augmentation_ = module.augmentation
         module.augmentation = ShardedAugmentation(module.augmentation)
+        # What is drawn for a part depends on its size, and parts are not all of one size.
         module.gather = Gather() if self.gather else None
+        module.own_generator = None if self.gather else self._own_generator
         draw_apart(net.device)  # from torch's own generators, which the caller has put aside
 
     def on_batch_begin(self, net, batch=None, training=None, **kwargs):
@@ -77,6 +79,9 @@ class DataParallel(Callback):
         net.module_.augmentation.shard = shard
         if self.gather:
             net.module_.gather.shard = shard
+
+    def _own_generator(self, generator):
+        return own_generator(generator, self.world.rank)
 
     @torch.no_grad()
     def on_grad_computed(self, net, named_parameters, **kwargs):
@@ -92,7 +97,7 @@ class DataParallel(Callback):
 
     def on_train_end(self, net, **kwargs):
         net.module_.augmentation = self.augmentation_
-        del net.module_.gather
+        del net.module_.gather, net.module_.own_generator
         for queue in net.module_.modules():
             if isinstance(queue, TargetQueue):  # else it would be each process's own
                 queue.kept.zero_()

@@ -13,6 +13,7 @@ from sklearn.utils import column_or_1d
 from skorch.callbacks import Callback
 
 from ..nn import check_name, pool
+from .callbacks import with_averages
 from .decoded import ImageFiles
 from .feed import ImageFeed
 from .images import as_array, as_images, check_finite
@@ -34,8 +35,9 @@ class ProbeRecorder(Callback):
 
     For `CPCTransformer(callbacks=[ProbeRecorder(X, y)])`: the accuracies are found as
     "probe_accuracy" in the rows of `history_`. They choose nothing and change nothing: weights are
-    the same with and without the recorder. What is probed should be neither a test set nor,
-    where epochs are chosen by it, the images that the choice is judged on.
+    the same with and without the recorder. With `averaging` the averages are probed. What is
+    probed should be neither a test set nor, where epochs are chosen by it, the images that the
+    choice is judged on.
 
     Parameters
     ----------
@@ -109,7 +111,9 @@ class ProbeRecorder(Callback):
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         if len(net.history) % self.every == 0:
-            net.history.record("probe_accuracy", self._accuracy(net, dataset_train))
+            net.module_.eval()  # training begins each batch in its own mode
+            with with_averages(net):
+                net.history.record("probe_accuracy", self._accuracy(net, dataset_train))
 
     def _accuracy(self, net, feed):
         features = self._features(net, feed, self.X, self.labeled_)

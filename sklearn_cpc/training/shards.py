@@ -7,7 +7,14 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
-__all__ = ["Shard", "ShardedAugmentation", "ShardedFeed", "cut", "largest_part"]
+__all__ = [
+    "Shard",
+    "ShardedAugmentation",
+    "ShardedFeed",
+    "cut",
+    "largest_part",
+    "own_generator",
+]
 
 
 def cut(n, n_processes, group=None):
@@ -145,14 +152,16 @@ class ShardedAugmentation:
 
     def _changed(self, change, rows, generator, setting):
         if not self.is_exact:
-            return change(rows, self._own(generator), setting)
+            return change(rows, own_generator(generator, self.shard.rank), setting)
         with DrawForAll(self.shard, len(rows)):
             return change(rows, generator, setting)
 
-    def _own(self, generator):
-        device = generator.device
-        seed = torch.randint(2**31 - 1, (), device=device, generator=generator).item()
-        return torch.Generator(device).manual_seed(seed + self.shard.rank)
+
+def own_generator(generator, rank):
+    """A generator of a process's own, seeded by one draw from that which all have in one state."""
+    device = generator.device
+    seed = torch.randint(2**31 - 1, (), device=device, generator=generator).item()
+    return torch.Generator(device).manual_seed(seed + rank)
 
 
 def draws_per_row(augmentation):

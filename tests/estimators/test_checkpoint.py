@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from skorch.callbacks import Callback, EarlyStopping
 
 from sklearn_cpc import CPCClassifier, CPCTransformer
-from sklearn_cpc.estimators import resuming
+from sklearn_cpc.estimators import planning, resuming
 from sklearn_cpc.training import checkpoint_files
 
 from .killed import CASES, EARLY, EndAt, EndedError, KillAt, X, transformer
@@ -125,6 +125,23 @@ def test_a_training_that_was_ended_early_is_at_its_end(settings, tmp_path):
     assert first.n_iter_ < 9
     again = kept(tmp_path, **settings | {"max_epochs": 9, "callbacks": [EndAt("begin", 0)]})
     assert again.fit(X).history_ == first.history_
+
+
+@pytest.mark.parametrize("free", [7, 16])
+def test_the_batch_that_auto_has_chosen_stays_however_much_memory_is_free(
+    free, tmp_path, monkeypatch
+):
+    def chosen(estimator, net, n_images, size=None):
+        return (size or sizes[0]), 1
+
+    monkeypatch.setattr(planning, "_chosen", chosen)
+    sizes = [8]
+    broken_off(tmp_path, batch_size="auto")
+    sizes = [free]
+    one = kept(tmp_path, batch_size="auto").fit(X)
+    sizes = [8]
+    other = tiny(batch_size="auto", max_epochs=2, device="cpu").fit(X)
+    assert_same_training(one.set_params(checkpoint=None), other)
 
 
 def test_without_a_random_state_a_training_goes_on_as_well(tmp_path):
@@ -274,6 +291,8 @@ def test_another_versions_checkpoint_is_refused_and_kept(tmp_path, monkeypatch):
         (lambda state: state["optimizer"]["groups"][0].update(eps="x"), "optimizer's eps='x'"),
         (lambda state: state["optimizer"]["groups"][0].update(betas=[1, None]), "betas=None"),
         (lambda state: state["batches"].update(n_given=99), "n_given=99 of 3 batches"),
+        (lambda state: state["batches"].update(n_batches=2), "2 batches, and here 3"),
+        (lambda state: state.update(batch_size=-1), "batch_size=-1"),
         (lambda state: state["batches"].update(generator=torch.zeros(3)), "Error"),
         (lambda state: state["generators"].update(numpy=[1, 2]), "Error"),
         (lambda state: state["callbacks"].update({"EpochRecord 1": {}}), "KeyError"),

@@ -230,6 +230,22 @@ def test_fine_tuning_starts_at_the_minimum_of_the_penalised_loss(class_weight, m
     assert max(map(max, grads)) < 2e-3
 
 
+def test_recurrent_layers_are_in_training_mode_for_their_gradient(monkeypatch):
+    """CuDNN gives none in evaluation mode; nothing in them differs between the two."""
+    modes, step = [], FineTuning._step
+
+    def watch(self, *args):
+        layers = [m for m in self.parts.modules() if isinstance(m, torch.nn.RNNBase)]
+        modes.append({layer.training for layer in layers})
+        return step(self, *args)
+
+    monkeypatch.setattr(FineTuning, "_step", watch)
+    cpc = tiny(context="gru", output="c").set_params(transform_stride=2, patch_stride=2)
+    model = small(cpc.fit(X), max_epochs=1).fit(X, y)
+    assert modes[0] == {True}
+    assert not any(m.training for m in model.transformer_.net_.module_.modules())
+
+
 def test_learning_rates_are_the_encoders_and_the_classifiers_own():
     frozen_encoder = small(encoder_learning_rate=1e-30, classifier_learning_rate=0.1).fit(X, y)
     assert same(weights(frozen_encoder.transformer_), weights(CPC))

@@ -8,7 +8,7 @@ import torch
 
 from sklearn_cpc.estimators import planning
 from sklearn_cpc.nn import ConvEncoder
-from sklearn_cpc.training import CPCNet
+from sklearn_cpc.training import CPCNet, memory
 from sklearn_cpc.training.memory import OutOfMemory, free_bytes, held_per_image
 
 from .toys import images, same_state, tiny
@@ -137,6 +137,17 @@ def test_what_an_image_takes_is_what_autograd_holds():
     ratio = wide.grid.n_patches / model.grid.n_patches
     assert held_per_image(wide) == pytest.approx(ratio * held, rel=0.05)
     assert [m.training for m in model.modules()] == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_what_an_image_takes_does_not_count_the_weights(precision):
+    """In bf16 the products keep copies of them, which are no more for more images."""
+    module = tiny(encoder="resnet18", n_components=None, max_epochs=0).fit(X).net_.module_
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        one, four = memory._held(module, 1), memory._held(module, 4)
+        assert held_per_image(module) == pytest.approx((four - one) / 3, rel=0.02)
+    weights = sum(p.nbytes for p in module.encoder.parameters())
+    assert one - held_per_image(module) < (0.1 if precision == "float32" else 0.6) * weights
 
 
 def test_free_memory_is_known_or_none():

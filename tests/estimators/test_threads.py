@@ -1,5 +1,6 @@
 """Fits in several threads of one process, as joblib's backend "threading" has them."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from sklearn_cpc import CPCClassifier
+from sklearn_cpc.estimators.guards import threads
 from sklearn_cpc.nn import Augmentation
 
 from .toys import images, tiny
@@ -65,6 +67,34 @@ def test_classifiers_in_threads_give_what_one_alone_gives():
     expected = probabilities()
     for got in in_threads(probabilities, 2):
         np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("who_leaves_first", [0, 1])
+def test_the_number_of_threads_is_put_back_by_calls_that_overlap(who_leaves_first):
+    before = torch.get_num_threads()
+    barrier, has_left = threading.Barrier(2, timeout=20), threading.Event()
+
+    def call(own):
+        if own:
+            barrier.wait()
+        with threads(before + 1 + own):
+            if not own:
+                barrier.wait()
+            barrier.wait()  # both are within
+            with threads(before + 5):
+                assert torch.get_num_threads() == before + 5
+            assert torch.get_num_threads() == before + 1 + own
+            if own != who_leaves_first:
+                assert has_left.wait(20)
+        has_left.set()
+        return torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(call, own) for own in (0, 1)]
+        assert [future.result() for future in futures] == [before, before]
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:  # a thread that has not computed before
+        assert pool.submit(torch.get_num_threads).result() == before
 
 
 def test_the_global_generator_is_put_back_by_all_threads():

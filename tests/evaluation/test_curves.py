@@ -53,6 +53,14 @@ def test_never_reached_is_an_upper_bound():
     assert saving.saving_not_reached
 
 
+@pytest.mark.parametrize("last", [0.89, 0.9, 0.9001])
+def test_a_flat_end_is_no_way_to_what_is_not_reached(last):
+    ours, theirs = make_curve([10, 100, 1000], [0.5, 0.9, last]), make_curve([1000], [0.95])
+    saving = label_saving(ours, theirs)
+    assert_allclose(saving.n_labels_curve, [1000])
+    assert saving.text == "< 1.0x"
+
+
 def test_running_maximum_and_order():
     curve = make_curve([80, 10, 20, 40], [0.8, 0.2, 0.6, 0.4])
     saving = label_saving(curve, make_curve([80], [0.7]))

@@ -121,6 +121,31 @@ def test_sample_pairing_blends_with_a_patch_far_away(n_channels):
     assert 4 <= min(partners) <= max(partners) <= 12
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_sample_pairing_of_some_patches_is_with_those_of_other_images(share):
+    """Four images of six patches, each image of one shade of its own."""
+    shades = torch.tensor([0.1, 0.3, 0.6, 0.9]).repeat_interleave(6)
+    patches = shades[:, None, None, None].expand(-1, 1, 2, 2).contiguous()
+    step = only(autoaugment=share, n_primitives=1, primitives=["SamplePairing"])
+    n_changed = 0
+    drawn = generator()
+    for _ in range(50):
+        seen = []
+        blend = torch.lerp
+
+        def watch(some, partners, share, seen=seen, blend=blend):
+            seen.append((some.flatten(1)[:, 0].clone(), partners.flatten(1)[:, 0].clone()))
+            return blend(some, partners, share)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "lerp", watch)
+            step.patches(patches.clone(), drawn)
+        for own, others in seen:
+            assert (own != others).all()
+            n_changed += len(own)
+    assert 0.8 * share < n_changed / (50 * 24) < 1.2 * share
+
+
 def test_each_primitive_is_drawn_and_none_twice_for_a_patch(monkeypatch):
     drawn = []
 

@@ -523,6 +523,40 @@ def test_work_shared_in_training_changes_no_gradient(monkeypatch, augmentation, 
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-6)
 
 
+def test_what_is_drawn_in_parts_is_drawn_again_for_their_gradient():
+    """Dropout's masks of the forward pass are those of the recomputed one."""
+
+    class Dropping(torch.nn.Module):
+        n_components = 8
+
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Linear(4 * 4, 8)
+            self.drop = torch.nn.Dropout(0.5)
+
+        def forward(self, patches):
+            return self.drop(self.first(patches.flatten(1)).relu())
+
+    torch.manual_seed(0)
+    model = CPCModel(PatchGrid(8, 8, 4, 2), Dropping(), 1, latent_dim=None)
+    model.accumulate = 3
+    patches = random(5, 3, 3, 1, 4, 4)
+    found = []
+    for encode in (model.encode_patches, lambda x: _in_parts(model, x, 3)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            features = encode(patches)
+            weights = torch.arange(features.numel()).view(features.shape)
+            gradient = torch.autograd.grad((features * weights).sum(), model.encoder.first.weight)
+        found.append((features, *gradient))
+    torch.testing.assert_close(*found)
+
+
+def _in_parts(model, patches, n):
+    parts = model.standardise(patches).flatten(0, -4).tensor_split(n)
+    return torch.cat([model.encoder(part) for part in parts]).view(*patches.shape[:-3], -1)
+
+
 @pytest.mark.parametrize("name", PATCH_STEPS)
 def test_patches_changed_on_their_own_share_nothing(name):
     value = (lambda patches, generator: patches) if name == "patch_transform" else 0.5

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_cpc.training import ImageFeed, PixelScale, as_images
+from sklearn_cpc.training import feed as feed_module
 from sklearn_cpc.training.feed import TrainingBatches
 
 from ..estimators.toys import images
@@ -43,6 +44,25 @@ def test_a_batch_is_the_chosen_images_in_0_to_1():
     X = images()
     expected = X[[3, 1, 3]].transpose(0, 3, 1, 2) / 255
     np.testing.assert_allclose(feed_of(X).batch(np.array([3, 1, 3])), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "uint32", "uint64", "float32"])
+@pytest.mark.parametrize("layout", ["first", "last", "flipped"])
+def test_resident_images_are_the_same_and_take_no_more_room(dtype, layout, monkeypatch):
+    """As on a CUDA device, where they are sent once, here in blocks of a few."""
+    monkeypatch.setattr(feed_module, "BLOCK_BYTES", 2000)
+    rng = np.random.RandomState(0)
+    top = 1e6 if dtype == "float32" else np.iinfo(dtype).max
+    X = (rng.uniform(size=(9, 7, 6, 3)) * float(top)).astype(dtype)
+    X[0, 0, 0] = top
+    X = {"first": X.transpose(0, 3, 1, 2), "last": X, "flipped": X[:, ::-1]}[layout]
+    found = as_images(X, channels="first" if layout == "first" else "last")
+    feed = ImageFeed(found, PixelScale.of(found), "cpu")
+    expected = [feed.batch(index) for index in (slice(0, 9), np.array([3, 1, 3]))]
+    feed.resident = feed._send_all()
+    assert feed.resident.nbytes == X.nbytes
+    for index, batch in zip((slice(0, 9), np.array([3, 1, 3])), expected, strict=True):
+        assert torch.equal(feed.batch(index), batch)
 
 
 @pytest.mark.parametrize("flip", [np.s_[:, ::-1], np.s_[:, :, ::-1], np.s_[..., ::-1]])

@@ -58,6 +58,39 @@ def test_every_second_epoch_and_over_a_continued_training():
     assert pickle.loads(pickle.dumps(cpc)).history_ == cpc.history_
 
 
+class Dropping(torch.nn.Module):
+    """An encoder that draws from the global generator in training."""
+
+    def __init__(self, n_channels):
+        super().__init__()
+        self.first = torch.nn.Linear(4 * n_channels, 8)
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, patches):
+        return self.drop(self.first(patches.flatten(1)).relu())
+
+
+def test_what_is_probed_is_what_transform_gives_then():
+    """Without dropout, and of the average of the weights."""
+    own = {"encoder": Dropping, "patch_size": 2, "averaging": 0.9, "max_epochs": 2}
+    recorder = ProbeRecorder(X, y, probe="logistic", cv=4)
+    cpc = at_training_stride(tiny(callbacks=[recorder], **own).fit(X))
+    found = cpc.transform(X)
+    folds = StratifiedKFold(4, shuffle=True, random_state=0)
+    width = found.shape[1]
+    pipe = make_pipeline(StandardScaler(), LogisticRegression(C=1 / width, max_iter=1000))
+    expected = cross_val_score(pipe, found, y, cv=folds).mean()
+    assert cpc.history_[-1]["probe_accuracy"] == pytest.approx(expected)
+
+
+def test_the_weights_are_the_same_without_it_where_the_network_draws():
+    own = {"encoder": Dropping, "patch_size": 2, "averaging": 0.9, "max_epochs": 2}
+    probed = tiny(callbacks=[ProbeRecorder(X, y)], **own).fit(X)
+    plain = tiny(**own).fit(X)
+    pairs = zip(probed.net_.module_.parameters(), plain.net_.module_.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("probe", ["knn", "logistic"])
 def test_the_weights_are_the_same_without_it(probe):
     torch.manual_seed(3)

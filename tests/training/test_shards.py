@@ -1,6 +1,7 @@
 """Parts of batches, and what is drawn for them."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,8 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_cpc.nn import AUGMENTATIONS
-from sklearn_cpc.training.shards import Shard, ShardedAugmentation, ShardedFeed, cut, largest_part
+from sklearn_cpc.nn import AUGMENTATIONS, ConvEncoder, CPCModel, PatchGrid
+from sklearn_cpc.nn.negatives import DRAWN
+from sklearn_cpc.training.shards import (
+    Shard,
+    ShardedAugmentation,
+    ShardedFeed,
+    cut,
+    largest_part,
+    own_generator,
+)
 
 from .test_feed import numbered, numbers
 
@@ -99,3 +108,36 @@ def test_what_draws_for_some_patches_alone_draws_on_its_own_and_leaves_the_rest_
         left.append(torch.rand(1, generator=generator))
     assert torch.equal(*left)
     assert not torch.equal(*parts)
+
+
+@pytest.mark.parametrize("negatives", ["sampled", "mixed", "queue", "hard", "batch", "groups"])
+def test_negatives_of_uneven_parts_leave_the_generators_in_step(negatives):
+    """Parts of four and three images draw permutations of other lengths."""
+    left, losses = [], []
+    for rank in (0, 1):
+        model = small_model(negatives=negatives)
+        shard = Shard.of(7, rank, 2)
+        model.own_generator = partial(own_generator, rank=rank)
+        X = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(0))[shard.rows]
+        generator = torch.Generator().manual_seed(1)
+        losses.append(model.train()(X, generator).loss.item())
+        left.append(generator.get_state())
+    assert torch.equal(*left)
+    draws = negatives in DRAWN
+    assert torch.equal(left[0], torch.Generator().manual_seed(1).get_state()) != draws
+
+
+def small_model(**settings):
+    grid = PatchGrid(16, 16, 4, 4)
+    torch.manual_seed(0)
+    return CPCModel(
+        grid,
+        ConvEncoder(3, grid.patch_size, 8, width=4),
+        3,
+        augmentation=AUGMENTATIONS["none"],
+        latent_dim=4,
+        negative_images=3,
+        n_candidates=10,
+        queue_size=20,
+        **settings,
+    )

@@ -303,7 +303,9 @@ class Augmentation:
             return apply_primitives(patches, self._names, self.n_primitives, generator)
         chosen = chosen.nonzero()[:, 0]
         some = patches.index_select(0, chosen)
-        some = apply_primitives(some, self._names, self.n_primitives, generator)
+        some = apply_primitives(
+            some, self._names, self.n_primitives, generator, among=(patches, chosen)
+        )
         return patches.index_copy_(0, chosen, some)
 
     def _bent(self, patches, generator):

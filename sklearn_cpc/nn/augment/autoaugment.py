@@ -37,7 +37,7 @@ _PAIRING = 0.4
 PRIMITIVES = (*_MOVES, *_CHANGES, "SamplePairing")
 
 
-def apply_primitives(patches, names, n_primitives, generator=None):
+def apply_primitives(patches, names, n_primitives, generator=None, *, among=None):
     """Change each patch by different primitives, drawn for it, one after the other.
 
     Parameters
@@ -49,6 +49,9 @@ def apply_primitives(patches, names, n_primitives, generator=None):
     n_primitives : int
         How many for each patch, at most len(names).
     generator : torch.Generator or None, default=None
+    among : (Tensor, Tensor) or None, default=None
+        Where these are some of more patches: all of them, from which "SamplePairing" takes its
+        partners, and the row of each of these there.
 
     Returns
     -------
@@ -68,8 +71,10 @@ def apply_primitives(patches, names, n_primitives, generator=None):
         partners = None
         groups = dict(zip(names, own.argsort(stable=True).split(n_each), strict=True))
         if "SamplePairing" in groups:
-            far = _far_away(groups["SamplePairing"], n, generator)
-            partners = patches.index_select(0, far)
+            everyone, rows = patches, groups["SamplePairing"]
+            if among is not None:
+                everyone, rows = among[0], among[1].index_select(0, rows)
+            partners = everyone.index_select(0, _far_away(rows, len(everyone), generator))
         patches = _one_each(patches, groups, u, partners, changed)
     return patches
 
