@@ -15,6 +15,8 @@ from ..training.stacking import stacked
 FIRST_MAPS = 64  # channels of the encoders' first layers
 SMALL_SHARE = 0.01  # of the range of fit: pixels of another dtype in less are of another scale
 LAZY_ROWS_SEEN = 8  # of images that are not in memory, to compare their range
+ROWS_SEEN = 1024  # of integers of the dtype of fit
+SMALL_OF_SPREAD = 0.05  # of the standard deviation of fit's pixels, and so is the range of all
 
 
 def opened(estimator, X, reset=False, skipped="zeros"):
@@ -72,8 +74,7 @@ def check_images(estimator, X, reset, skipped="drop"):
     if not reset and X.ndim == 4 and estimator.image_shape_[2] > 1 and channels == "auto":
         channels = "first" if estimator.channels_first_ else "last"
     images = as_images(X, estimator.image_shape if reset else None, channels)
-    if not is_lazy:  # which is checked as it is read
-        check_finite(images)
+    ends = None if is_lazy else check_finite(images)  # what is lazy is checked as it is read
     if reset or images.shape == estimator.image_shape_:
         stand_in = np.broadcast_to(np.float32(0), (len(images), int(np.prod(images.shape))))
         validate_data(estimator, stand_in, reset=reset, skip_check_array=True)
@@ -85,7 +86,7 @@ def check_images(estimator, X, reset, skipped="drop"):
             f"images of {estimator.image_shape_[2]}; pass the same channels as in fit."
         )
     if not reset:
-        _warn_of_another_range(estimator, images)
+        _warn_of_another_range(estimator, images, ends)
     return images
 
 
@@ -111,19 +112,22 @@ def _refuse_single(estimator, shape):
         )
 
 
-def _warn_of_another_range(estimator, images):
-    """Say so where pixels of another dtype are not scaled as in fit."""
+def _warn_of_another_range(estimator, images, ends=None):
+    """Say so where pixels are not scaled as in fit; `ends` are the least and the greatest."""
     scale, dtype = estimator.pixel_scale_, np.dtype(images.data.dtype).name
     trained = (getattr(estimator, "training_data_", None) or {}).get("dtype", dtype)
-    if dtype == trained:
+    is_same = dtype == trained
+    # uint8 has one scale; files of one kind are not read twice.
+    if is_same and (dtype == "uint8" or isinstance(images.data, LazyImages)):
         return
-    if isinstance(images.data, LazyImages):  # which is not read twice as a whole
-        rows = np.linspace(0, len(images) - 1, LAZY_ROWS_SEEN).astype(int)
-        images = replace(images, data=images.data[np.unique(rows)])
-    low, high = pixel_range(images)
+    low, high = ends or _range_seen(images, is_same)
     span = scale.high - scale.low
     is_outside = low < scale.low - span or high > scale.high + span
-    if is_outside or 0 < high - low < SMALL_SHARE * span:
+    is_narrow = 0 < high - low < SMALL_SHARE * span
+    if is_same:  # a dark or empty image is none of another scale
+        spread = span * float(np.mean(scale.std))
+        is_narrow &= len(images) > 3 and high - low < SMALL_OF_SPREAD * spread
+    if is_outside or is_narrow:
         warnings.warn(
             f"X has {dtype} pixels from {low:g} to {high:g}, and fit had {trained} pixels that are "
             f"taken to be from {scale.low:g} to {scale.high:g}; bring X to the range of fit, or "
@@ -131,6 +135,16 @@ def _warn_of_another_range(estimator, images):
             UserWarning,
             stacklevel=6,
         )
+
+
+def _range_seen(images, is_same):
+    """The least and the greatest pixel, of some images where all would take long."""
+    if isinstance(images.data, LazyImages):
+        rows = np.linspace(0, len(images) - 1, LAZY_ROWS_SEEN).astype(int)
+        images = replace(images, data=images.data[np.unique(rows)])
+    elif is_same and images.data.dtype.kind != "f":
+        images = replace(images, data=images.data[:: -(-len(images) // ROWS_SEEN)])
+    return pixel_range(images)
 
 
 def description(images):

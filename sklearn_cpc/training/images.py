@@ -195,9 +195,14 @@ class PixelScale:
 
 
 def check_finite(images):
-    """Refuse NaN, infinite pixels and marks of missing ones, reading in blocks."""
-    if images.data.dtype.kind == "f":
-        _float_range(images)
+    """Refuse NaN, infinite pixels and marks of missing ones, reading in blocks.
+
+    Returns
+    -------
+    ends : (float, float) or None
+        The least and the greatest pixel of floats; of integers, which are not read, None.
+    """
+    return _float_range(images) if images.data.dtype.kind == "f" else None
 
 
 def pixel_range(images):

@@ -325,6 +325,12 @@ def test_the_axis_of_other_channels_is_named():
         (np.float32, lambda X: X.astype(np.uint8), None),
         (np.uint8, lambda X: X.astype(float), None),
         (np.uint8, lambda X: X // 128, None),  # dark, but of the dtype of fit
+        (np.float32, lambda X: (X / 255).astype(np.float32), "float32 pixels from 0 to 1, .* 255"),
+        (np.float32, lambda X: marked(X), "float32 pixels from -9999 to 255, .* 0 to 255"),
+        (np.uint16, lambda X: X.astype(np.uint16) * 256, "uint16 pixels from 0 to 65280, .* 255"),
+        (np.float32, lambda X: (X[:3] / 255).astype(np.float32), None),  # may be dark
+        (np.float32, lambda X: np.full_like(X, 7, np.float32), None),
+        (np.float32, lambda X: X.astype(np.float32) + 100, None),
     ],
 )
 def test_pixels_of_another_dtype_and_scale_are_told_of(fitted, given, told, flat, recwarn):
@@ -339,6 +345,21 @@ def test_pixels_of_another_dtype_and_scale_are_told_of(fitted, given, told, flat
     with pytest.warns(UserWarning, match=f"X has {told}; bring X to the range") as caught:
         cpc.transform(given(X))
     assert caught[0].filename == __file__
+
+
+def marked(X):
+    X = X.astype(np.float32)
+    X[7, :3] = -9999
+    return X
+
+
+def test_a_narrow_part_of_a_wide_range_is_no_other_scale(recwarn):
+    """Nearly all pixels of such images are in a thousandth of the range, but for some."""
+    X = images(dtype=np.float32)
+    X[0, 0, 0] = 1e5
+    cpc = tiny(max_epochs=0).fit(X)
+    cpc.transform(X[1:])
+    assert not recwarn
 
 
 def test_another_number_of_flat_pixels_at_transform():
