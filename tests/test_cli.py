@@ -245,6 +245,34 @@ def test_a_curve_without_matplotlib_has_no_picture(folder, model, tmp_path, monk
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("None", None),
+        ("down,up", ("down", "up")),
+        ("8,6", (8, 6)),
+        ("('left',)", ("left",)),
+        ("quadrants", "quadrants"),
+        ("cpc-v2", "cpc-v2"),
+        ("1e-3", 1e-3),
+        ("/data/a,b c", "/data/a,b c"),
+    ],
+)
+def test_values_of_settings(text, value):
+    assert commands._value(text) == value
+
+
+def test_numbers_that_are_none_and_no_epochs(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", str(folder), "-o", str(tmp_path / "m"), "--epochs", "x"])
+    assert "argument --epochs: 'x' must be a whole number" in capsys.readouterr().err
+    path = tmp_path / "m.safetensors"
+    small = [f"--set={name}={value!r}" for name, value in TINY.items() if name != "max_epochs"]
+    assert main(["fit", str(folder), "-o", str(path), "--epochs", "0", "--resize=8", *small]) == 0
+    assert CPCTransformer.load(path).history_ == []
+
+
+@pytest.mark.parametrize(
     ("wrong", "text"),
     [
         (["--fractions", "0.5", "5000"], "5000"),

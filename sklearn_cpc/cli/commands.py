@@ -3,6 +3,7 @@
 import ast
 import csv
 import difflib
+import re
 import sys
 import time
 import warnings
@@ -200,11 +201,15 @@ def _settings(options):
 
 
 def _value(text):
-    """A number, a tuple, None, ... as Python writes it; else the text."""
+    """What Python writes so, a number, a tuple, True, ..., also without quotes; else the text."""
+    if text.lower() in ("true", "false", "none"):
+        text = text.capitalize()
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text
+        return (
+            tuple(map(_value, text.split(","))) if re.fullmatch(r"[\w,-]+,[\w-]+", text) else text
+        )
 
 
 def _with_settings(estimator, settings):

@@ -111,7 +111,9 @@ def _add_fit(subparsers):
     parser.add_argument(
         "--recipe", choices=sorted(RECIPES), help="settings of a paper; default: those of the class"
     )
-    parser.add_argument("--epochs", type=_positive, help="passes over the images")
+    parser.add_argument(
+        "--epochs", type=_n_epochs, help="passes over the images; 0: the untrained encoder"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
         "--resume",
@@ -193,7 +195,14 @@ def _add_shared(parser):
 
 
 def _positive(text):
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} must be at least 1")
     return number
+
+
+def _n_epochs(text):
+    return 0 if text.strip() == "0" else _positive(text)

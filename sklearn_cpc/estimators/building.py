@@ -335,10 +335,12 @@ def check_plan(estimator, net, n_epochs):
     needed = " or ".join(
         f"{k + 1} {axis}" for k, axis in zip(grid.first_safe_step, ("rows", "columns"), strict=True)
     )
+    has_all = set(DIRECTIONS) == set(np.atleast_1d(estimator.directions))
+    more = "" if has_all else ", or more directions"
     raise ValueError(
         f"patch_size={estimator.patch_size!r}, patch_stride={estimator.patch_stride!r}: {what}; "
-        f"CPC needs at least {needed} of such patches: pass a smaller patch_size, or more "
-        "directions."
+        f"CPC needs at least {needed} of such patches: pass a smaller patch_size with a "
+        f"patch_stride of about half of it{more}."
     )
 
 

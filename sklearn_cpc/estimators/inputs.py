@@ -1,11 +1,14 @@
 """What is handed to the estimator: images against those of fit, and the grid they are cut by."""
 
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import isqrt
 
 import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch.utils.data import DataLoader
 
 from ..training import ImageFiles, LazyImages, as_images, open_images
 from ..training.colours import NAMES
@@ -16,6 +19,7 @@ FIRST_MAPS = 64  # channels of the encoders' first layers
 SMALL_SHARE = 0.01  # of the range of fit: pixels of another dtype in less are of another scale
 LAZY_ROWS_SEEN = 8  # of images that are not in memory, to compare their range
 ROWS_SEEN = 1024  # of integers of the dtype of fit
+LEAST_SIDE = 8  # of flat colour images
 SMALL_OF_SPREAD = 0.05  # of the standard deviation of fit's pixels, and so is the range of all
 
 
@@ -47,6 +51,7 @@ def check_images(estimator, X, reset, skipped="drop"):
     Images that cannot be read, and are to be skipped, are left out; read as zeros, which keeps
     the rows (`skipped="zeros"`); or refused all the same (`skipped="raise"`).
     """
+    _refuse_containers(X)
     X = opened(estimator, X, reset, skipped)
     is_lazy = isinstance(X, LazyImages)
     X = stacked(X)
@@ -62,6 +67,7 @@ def check_images(estimator, X, reset, skipped="drop"):
         else:
             X = validate_data(estimator, X, reset=reset)
         if reset:
+            _warn_of_flat_colours(X.shape[1], estimator.image_shape)
             return as_images(X, estimator.image_shape, estimator.channels)
         channels = "first" if estimator.channels_first_ else "last"
         images = as_images(X, _flat_shape(estimator), channels)
@@ -88,6 +94,35 @@ def check_images(estimator, X, reset, skipped="drop"):
     if not reset:
         _warn_of_another_range(estimator, images, ends)
     return images
+
+
+def _warn_of_flat_colours(n_pixels, image_shape):
+    """Say so where rows that are as long as those of square colour images are taken for lines."""
+    if image_shape is not None or isqrt(n_pixels) ** 2 == n_pixels:
+        return
+    side = isqrt(n_pixels // 3)
+    if side >= LEAST_SIDE and 3 * side**2 == n_pixels:
+        warnings.warn(
+            f"X has rows of {n_pixels} numbers, which are taken for images of one line. If they "
+            f"are {side}x{side} pixels of 3 channels, pass image_shape=(3, {side}, {side}) for one "
+            f"channel after the other, or ({side}, {side}, 3); else image_shape=(1, {n_pixels}).",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def _refuse_containers(X):
+    """Refuse what has images in it, but in a way that is not read, with the way out."""
+    kind = type(X).__name__
+    if X is None or (isinstance(X, list | tuple) and not len(X)):
+        raise ValueError(f"X={X!r} has no images; pass an array of them, or paths of files.")
+    if isinstance(X, DataLoader):
+        raise TypeError(f"X is a {kind}, which has its own batches; pass its dataset, X.dataset.")
+    if isinstance(X, Iterator):
+        raise TypeError(f"X is a {kind}, which can be read only once; pass list(X).")
+    if isinstance(X, Mapping):
+        names = ", ".join(repr(name) for name in list(X)[:5])
+        raise TypeError(f"X is a {kind} of {names or 'nothing'}; pass one of its arrays, X[name].")
 
 
 def _refuse_masked(X):

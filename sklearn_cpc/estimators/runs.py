@@ -68,13 +68,26 @@ def go_on(estimator, X, n_epochs, warmup, is_pass=False):
         )
     building.check_same_build(estimator, estimator._built_from)
     run = resuming.LongRun(estimator, images, n_epochs, is_pass)
-    net = copy.deepcopy(estimator.net_)
+    net = _in_its_place(estimator)
     net.lr = planning.peak_rate(estimator, net.module_.encoder)
     net.precision = building.resolve_precision(estimator.precision, net.device)
     feed = ImageFeed(images, estimator.pixel_scale_, net.device)
     with run.checkpoints(net, estimator.pixel_scale_, is_new=False):
         _train(estimator, net, feed, n_epochs, warmup, run)
     return estimator
+
+
+def _in_its_place(estimator):
+    """A copy of the net, on another device if `device` has been set to one since."""
+    given = estimator.device
+    moves = given != getattr(estimator, "_placed_by", given)
+    device = building.resolve_device(given) if moves else None
+    net = copy.deepcopy(estimator.net_)
+    if moves:
+        net.device = device
+        net.module_.to(device)
+        net.optimizer_.load_state_dict(net.optimizer_.state_dict())  # follows the weights
+    return net
 
 
 def _train(estimator, net, feed, n_epochs, warmup, run):
@@ -116,4 +129,5 @@ def keep_net(estimator, net):
     estimator.net_ = net
     estimator.history_ = building.epochs(net.history)
     estimator.n_iter_ = len(estimator.history_)
+    estimator._placed_by = estimator.device
     estimator.loss_curve_ = [epoch["loss"] for epoch in estimator.history_]

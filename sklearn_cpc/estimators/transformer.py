@@ -238,7 +238,8 @@ class CPCTransformer(Shipping, ClassNamePrefixFeaturesOutMixin, TransformerMixin
         as long as there is a group for every process.
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ... "auto": CUDA where there is a device, else the CPU. Where the
-        next fit trains; `load` puts a trained model elsewhere.
+        next fit trains; set to another one after a fit, the training that goes on from it does so
+        there. `load` puts a trained model elsewhere at once.
     precision : {"auto", "float32", "bf16"}, default="auto"
         Of matrix products, in training and after. "auto": bf16 on CUDA, float32 on the CPU. CPUs
         with bf16 instructions (AVX512-BF16, AMX) train faster with "bf16".

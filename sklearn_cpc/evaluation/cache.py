@@ -36,6 +36,20 @@ class ResultStore:
             )
         self.folder = None if folder is None else Path(folder)
 
+    def check_folder(self):
+        """Refuse before the work what nothing could be written to after it."""
+        if not self:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"cache={str(self.folder)!r} must be a folder that can be written to ({error}); "
+                "pass another one, or None."
+            ) from error
+
     def __bool__(self):
         return self.folder is not None
 

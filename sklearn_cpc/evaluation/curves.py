@@ -71,7 +71,7 @@ def label_saving(curve, reference, *, confidence=0.95, n_bootstrap=1000, random_
     TypeError
         If an argument is not one curve.
     ValueError
-        If `confidence` or `n_bootstrap` is out of its bounds.
+        If `confidence` or `n_bootstrap` is out of its bounds, or the curves have different scores.
 
     Examples
     --------
@@ -91,6 +91,7 @@ def label_saving(curve, reference, *, confidence=0.95, n_bootstrap=1000, random_
         raise ValueError(f"n_bootstrap={n_bootstrap}: must be at least 1; pass for example 1000.")
     n_curve, scores = sorted_points(curve, "curve")
     n_reference, targets = sorted_points(reference, "reference")
+    _check_same_score(curve, reference)
     n_needed, open_ended, not_reached = _labels_needed(n_curve, scores, targets)
     savings = n_reference / n_needed
     saving = Bunch(
@@ -112,6 +113,15 @@ def label_saving(curve, reference, *, confidence=0.95, n_bootstrap=1000, random_
     if samples is not None:
         _add_interval(saving, n_curve, n_reference, *samples, confidence)
     return saving
+
+
+def _check_same_score(curve, reference):
+    ours, theirs = (each.get("score_name") for each in (curve, reference))
+    if None not in (ours, theirs) and ours != theirs:
+        raise ValueError(
+            f"curve has scores {ours!r} and reference {theirs!r}, which are not to be compared; "
+            "measure both with the same scoring."
+        )
 
 
 def _bootstrap(curve, reference, n_bootstrap, rng):
@@ -181,8 +191,22 @@ def is_curve(curve):
     return isinstance(curve, dict) and "mean" in curve and "n_labels" in curve
 
 
-def as_curves(curves):
-    """One curve or several by name -> several by name."""
+def as_curves(curves, is_pretraining=None):
+    """One curve or several by name -> several by name; of one kind, where that is said."""
+    curves = _by_name(curves)
+    wanted, other = "label_efficiency_curve", "pretraining_curve"
+    if is_pretraining:
+        wanted, other = other, wanted
+    for name, curve in curves.items():
+        if is_pretraining is not None and ("n_images" in curve) != is_pretraining:
+            raise ValueError(
+                f"curves: {name!r} is a result of {other}, and here must be one of {wanted}; pass "
+                f"it to {'LabelEfficiency' if is_pretraining else 'Pretraining'}Display."
+            )
+    return curves
+
+
+def _by_name(curves):
     if is_curve(curves):
         return {curves["name"]: curves}
     if not isinstance(curves, dict) or not curves or not all(map(is_curve, curves.values())):

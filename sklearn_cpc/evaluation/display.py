@@ -117,8 +117,13 @@ class LabelEfficiencyDisplay(_CurveDisplay):
         Returns
         -------
         display : LabelEfficiencyDisplay
+
+        Raises
+        ------
+        ValueError
+            If a curve is one of :func:`pretraining_curve`.
         """
-        return cls(as_curves(curves))
+        return cls(as_curves(curves, is_pretraining=False))
 
     @classmethod
     def from_estimators(cls, estimators, X, y, *, ax=None, x="n_labels", saving=None, **params):
@@ -293,8 +298,13 @@ class PretrainingDisplay(_CurveDisplay):
         Returns
         -------
         display : PretrainingDisplay
+
+        Raises
+        ------
+        ValueError
+            If a curve is one of :func:`label_efficiency_curve`.
         """
-        return cls(as_curves(curves))
+        return cls(as_curves(curves, is_pretraining=True))
 
     @classmethod
     def from_estimators(cls, estimators, X, y, *, ax=None, **params):

@@ -492,7 +492,7 @@ class EmbeddingMapDisplay:
 
 
 def _pca_map(Z, random_state):
-    pca = PCA(2, random_state=random_state)
+    pca = PCA(2, random_state=random_state).set_output(transform="default")
     points = pca.fit_transform(Z)
     names = [
         f"{which} principal component ({100 * share:.0f} % of the variance)"
@@ -503,9 +503,8 @@ def _pca_map(Z, random_state):
 
 def _tsne_map(Z, random_state):
     n_components = min(50, *Z.shape)
-    Z = PCA(n_components, random_state=random_state).fit_transform(Z)
+    pca = PCA(n_components, random_state=random_state).set_output(transform="default")
     perplexity = min(30.0, (len(Z) - 1) / 3)
-    return TSNE(2, init="pca", perplexity=perplexity, random_state=random_state).fit_transform(Z), (
-        "t-SNE, first axis",
-        "t-SNE, second axis",
-    )
+    tsne = TSNE(2, init="pca", perplexity=perplexity, random_state=random_state)
+    points = tsne.set_output(transform="default").fit_transform(pca.fit_transform(Z))
+    return points, ("t-SNE, first axis", "t-SNE, second axis")

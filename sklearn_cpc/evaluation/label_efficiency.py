@@ -16,6 +16,7 @@ from .splits import (
 )
 from .study import (
     Study,
+    check_scoring_of_labels,
     check_unlabeled,
     checked_scorer,
     is_several,
@@ -172,7 +173,8 @@ def label_efficiency_curve(
     ------
     ValueError, TypeError
         If `X_unlabeled` does not match `X`, `scoring` holds several scorers, an estimator has no
-        classifier at its end, `label_selection` returns other than asked for or meets `groups`,
+        classifier at its end, `scoring` is not for such labels, `cache` is no folder that can be
+        written to, `label_selection` returns other than asked for or meets `groups`,
         an estimator cannot be told from others in the `cache`, or a parameter of
         :class:`LabelFractionSplit` is out of its bounds.
 
@@ -220,6 +222,7 @@ def label_efficiency_curve(
     estimators = named_estimators(estimator)
     for each in estimators.values():
         checked_scorer(split_steps(each)[1], scoring)
+    check_scoring_of_labels(scoring, y)
     study = Study(
         X,
         y,

@@ -11,6 +11,7 @@ from .progress import progress_bar
 from .splits import LabelFractionSplit, check_labels, labeled_mask
 from .study import (
     Study,
+    check_scoring_of_labels,
     check_unlabeled,
     checked_scorer,
     is_several,
@@ -169,6 +170,7 @@ def pretraining_curve(
     estimators = named_estimators(estimator)
     for name, each in estimators.items():
         _check_pipeline(name, each, scoring)
+    check_scoring_of_labels(scoring, y)
     study = Study(X, y, scoring=scoring, n_jobs=n_jobs, cache=cache, caller="pretraining_curve")
     study.check_storable(estimators)
     splits = list(splitter.nested_splits(X, y, groups))

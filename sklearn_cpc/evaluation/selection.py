@@ -306,8 +306,9 @@ def _check_selected(method, rows, count, n_rows):
     is_index = rows.dtype.kind in "iu" and (rows >= 0).all() and (rows < n_rows).all()
     if not is_index or len(rows) != count or len(np.unique(rows)) != count:
         raise ValueError(
-            f"method={method!r}: of {n_rows} rows it must return as many different ones as asked "
-            f"for, none of them already labelled; got {rows.tolist()[:10]} for {count} in all."
+            f"the selection by {method!r}: of {n_rows} rows it must return as many different ones "
+            f"as asked for, none of them already labelled; got {rows.tolist()[:10]} for {count} in "
+            "all."
         )
     return rows
 

@@ -7,7 +7,16 @@ from time import perf_counter
 import joblib
 import numpy as np
 from joblib.parallel import get_active_backend
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    TransformerMixin,
+    clone,
+    is_classifier,
+    is_clusterer,
+    is_outlier_detector,
+    is_regressor,
+)
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
@@ -17,6 +26,7 @@ from sklearn.utils.validation import _num_samples
 from ._optional import import_optional
 from .cache import ResultStore, hash_arrays, hash_setting, versions
 from .selection import METHODS, classifier_for, selected_label_subsets
+from .unlabeled import labeled_mask
 
 
 class _Identity(TransformerMixin, BaseEstimator):
@@ -83,6 +93,7 @@ class Study:
         """Refuse before the work what could not be found again after it."""
         for name, estimator in estimators.items() if self.store else ():
             hash_setting(estimator, f"the estimator {name!r}")
+        self.store.check_folder()
 
     def measure(self, estimator, split, *, X_unlabeled=None, seeds=(), bar):
         """Scores on one split, from the cache if they are there.
@@ -291,7 +302,43 @@ def checked_scorer(classifier, scoring):
             f"scoring={scoring!r}: must be one scorer, a str or a callable; measure several "
             "scores in several calls with the same random_state."
         )
+    if scoring is None and not _may_classify(classifier):
+        raise TypeError(
+            f"estimator: {type(classifier).__name__} at its end is no classifier, whose accuracy "
+            f"could be measured; pass make_pipeline({type(classifier).__name__}(...), "
+            "LogisticRegression()), or a scoring that is meant for it."
+        )
     return check_scoring(classifier, scoring=scoring)
+
+
+def _may_classify(estimator):
+    """What says of itself to be a classifier, or at least nothing else."""
+    is_other = any(is_it(estimator) for is_it in (is_regressor, is_clusterer, is_outlier_detector))
+    is_other |= hasattr(estimator, "transform") and not hasattr(estimator, "predict")
+    return is_classifier(estimator) or not is_other
+
+
+def check_scoring_of_labels(scoring, y):
+    """Refuse before the work a scorer by name that is not for such labels, such as three classes.
+
+    Parameters
+    ----------
+    scoring : str, callable or None
+    y : ndarray of shape (n_samples,)
+        As `check_labels` gives it.
+    """
+    if not isinstance(scoring, str):
+        return
+    y = y[labeled_mask(y)]
+    nothing = np.zeros((len(y), 1))
+    guessing = DummyClassifier(strategy="prior").fit(nothing, y)
+    try:
+        check_scoring(guessing, scoring=scoring)(guessing, nothing, y)
+    except Exception as error:
+        raise ValueError(
+            f"scoring={scoring!r} cannot score labels of the classes {np.unique(y).tolist()[:10]}: "
+            f"{error!s:.200}; pass another, such as 'balanced_accuracy' or 'roc_auc_ovr'."
+        ) from error
 
 
 def check_unlabeled(X, X_unlabeled):
@@ -319,6 +366,12 @@ def named_estimators(estimator):
         steps = estimator.steps if isinstance(estimator, Pipeline) else [(None, estimator)]
         return {" + ".join(_step_name(step) for _, step in steps): estimator}
     pairs = list(estimator.items() if isinstance(estimator, Mapping) else estimator)
+    for pair in pairs:
+        if not (isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise TypeError(
+                f"estimator has {type(pair).__name__} without a name; pass a dict of name to "
+                'estimator, such as {"CPC": pipe}, or pairs of the two.'
+            )
     names = [name for name, _ in pairs]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"estimator names={names}: must be one or more different names.")

@@ -55,6 +55,19 @@ def test_maps_stay_bf16_through_norms(settings):
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
+def test_a_training_goes_on_on_another_device():
+    cpc = tiny(device="cpu", averaging=0.9, precision="float32").fit(X)
+    other = copy.deepcopy(cpc)
+    for device in ("cuda", "cpu", "cuda"):
+        cpc.set_params(device=device).partial_fit(X)
+        other.partial_fit(X)
+        tensors = [*cpc.net_.module_.parameters(), *cpc.net_.module_.buffers()]
+        moments = [m["exp_avg"] for m in cpc.net_.optimizer_.state.values()]
+        assert {t.device.type for t in [*tensors, *moments]} == {device}
+    # The augmentation is drawn by another generator there.
+    assert cpc.loss_curve_ == pytest.approx(other.loss_curve_, rel=0.2)
+
+
 def test_auto_batches_fit_and_out_of_memory_is_survived(monkeypatch):
     assert tiny(batch_size="auto").fit(X).net_.batch_size == 64
     torch.cuda.empty_cache()

@@ -178,7 +178,7 @@ def test_sizes_that_are_no_whole_numbers():
             10,
             {"patch_size": 8, "patch_stride": 2},
             "a grid of 2x2, which has no two patches in .* that share no pixel; CPC needs at least "
-            "5 rows or 5 columns of such patches: pass a smaller patch_size, or more directions",
+            "5 rows or 5 columns of such patches: pass a smaller patch_size with a .* half of it.",
         ),
         (8, {"patch_size": (8, 2), "directions": "down"}, "in directions='down' that share no"),
     ],
@@ -345,6 +345,47 @@ def test_pixels_of_another_dtype_and_scale_are_told_of(fitted, given, told, flat
     with pytest.warns(UserWarning, match=f"X has {told}; bring X to the range") as caught:
         cpc.transform(given(X))
     assert caught[0].filename == __file__
+
+
+def test_flat_rows_that_may_be_colour_images_are_told_of(recwarn):
+    X = images(6, 10, 10).reshape(6, -1)
+    message = r"one line. If they are 10x10 .* image_shape=\(3, 10, 10\) .* or \(10, 10, 3\); else"
+    with pytest.warns(UserWarning, match=message) as caught:
+        tiny(max_epochs=0).fit(X)
+    assert [w.filename for w in caught] == [__file__]
+    for shape in ((10, 10, 3), (1, 300)):
+        tiny(max_epochs=0, image_shape=shape).fit(X)
+    tiny(max_epochs=0).fit(X[:, :-2])
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (None, ValueError, "X=None has no images; pass an array"),
+        ([], ValueError, r"X=\[\] has no images; pass an array"),
+        ((x for x in GREY), TypeError, r"X is a generator, .* only once; pass list\(X\)"),
+        (iter(GREY), TypeError, "X is a .*iterator, which can be read only once"),
+        ({"a": GREY, "b": GREY}, TypeError, r"X is a dict of 'a', 'b'; pass .* X\[name\]"),
+        (torch.utils.data.DataLoader(GREY), TypeError, "X is a DataLoader, .* X.dataset"),
+    ],
+)
+def test_what_only_holds_images_is_refused_with_the_way_out(X, error, message):
+    cpc = tiny().fit(GREY)
+    for call in (tiny().fit, cpc.transform, cpc.score, cpc.partial_fit):
+        with pytest.raises(error, match=message):
+            call(X)
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")
+def test_a_device_that_is_set_after_fit_is_checked_where_the_training_goes_on():
+    cpc = tiny(device="cpu").fit(GREY)
+    cpc.set_params(device="auto").partial_fit(GREY)
+    cpc.set_params(device="mps")
+    before = cpc.transform(GREY)
+    with pytest.raises(ValueError, match="device='mps' must be a device of this machine"):
+        cpc.partial_fit(GREY)
+    np.testing.assert_array_equal(cpc.transform(GREY), before)
 
 
 def marked(X):

@@ -61,6 +61,13 @@ def test_a_flat_end_is_no_way_to_what_is_not_reached(last):
     assert saving.text == "< 1.0x"
 
 
+def test_curves_of_different_scores_are_not_compared():
+    ours, theirs = make_curve([10, 100], [0.1, 0.2]), make_curve([10, 100], [-3.0, -2.0])
+    ours["score_name"], theirs["score_name"] = "Accuracy", "Neg log loss"
+    with pytest.raises(ValueError, match="curve has scores 'Accuracy' and reference 'Neg log"):
+        label_saving(ours, theirs)
+
+
 def test_running_maximum_and_order():
     curve = make_curve([80, 10, 20, 40], [0.8, 0.2, 0.6, 0.4])
     saving = label_saving(curve, make_curve([80], [0.7]))

@@ -10,7 +10,12 @@ from sklearn.dummy import DummyClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 
-from sklearn_cpc.evaluation import LabelEfficiencyDisplay, PretrainingDisplay, pretraining_curve
+from sklearn_cpc.evaluation import (
+    LabelEfficiencyDisplay,
+    PretrainingDisplay,
+    label_efficiency_curve,
+    pretraining_curve,
+)
 
 from .toys import make_curve
 
@@ -177,3 +182,17 @@ def test_missing_matplotlib_names_caller_and_extra(monkeypatch, curves):
     message = r'Display.plot needs matplotlib.*pip install "sklearn-cpc\[plot\]"'
     with pytest.raises(ImportError, match=message):
         LabelEfficiencyDisplay.from_results(curves).plot()
+
+
+def test_curves_of_the_other_kind_are_refused():
+    X, y = load_iris(return_X_y=True)
+    pipe = make_pipeline(PCA(2, random_state=0), GaussianNB())
+    params = {"cv": 2, "n_repeats": 1, "random_state": 0}
+    by_labels = label_efficiency_curve(pipe, X, y, label_fractions=(0.5,), **params)
+    by_images = pretraining_curve(
+        pipe, X, y, unlabeled_fractions=(1,), label_fraction=0.5, **params
+    )
+    with pytest.raises(ValueError, match=r"pretraining_curve, .* pass it to PretrainingDisplay"):
+        LabelEfficiencyDisplay.from_results({"a": by_labels, "b": by_images})
+    with pytest.raises(ValueError, match=r"label_efficiency_curve, .* to LabelEfficiencyDisplay"):
+        PretrainingDisplay.from_results(by_labels)

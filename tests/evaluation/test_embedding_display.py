@@ -3,6 +3,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -244,3 +245,15 @@ def test_missing_matplotlib_names_caller_and_extra(monkeypatch, digits):
     ):
         with pytest.raises(ImportError, match=rf"{type(display).__name__}.plot needs matplotlib"):
             display.plot()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_a_map_where_frames_are_the_output_of_all(digits, method):
+    X, y = digits
+    with sklearn.config_context(transform_output="pandas"):
+        display = EmbeddingMapDisplay.from_embeddings(
+            X.reshape(len(X), -1), y=y, method=method, random_state=0
+        )
+        display.plot()
+    assert isinstance(display.points, np.ndarray)
+    assert display.points.shape == (120, 2)

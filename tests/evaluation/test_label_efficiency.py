@@ -3,11 +3,12 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectKBest
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
 from sklearn.naive_bayes import GaussianNB
@@ -15,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sklearn_cpc import CPCTransformer
 from sklearn_cpc.evaluation import FlattenImages, LabelFractionSplit, label_efficiency_curve
 
 from .toys import FitRecorder, Memorizer, Recorder, numbered_images
@@ -44,6 +46,44 @@ def test_images_of_a_group_are_labelled_together():
     sizes = np.array([len(rows) for rows, _ in fits]).reshape(2, 3)
     assert np.ptp(sizes, axis=1).min() > 1
     assert_array_equal(curve.n_labels[:, 0], np.rint(sizes.mean(axis=1)))
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [(PCA(2), "PCA"), (Ridge(), "Ridge"), (KMeans(2), "KMeans"), (CPCTransformer(), "CPCTr")],
+)
+@pytest.mark.parametrize("in_pipeline", [False, True])
+def test_what_is_no_classifier_is_refused_before_any_fit(last, name, in_pipeline, digits):
+    fits = []
+    estimator = make_pipeline(Recorder(new_log()), last) if in_pipeline else last
+    with pytest.raises(TypeError, match=f"{name}.* at its end is no classifier.* make_pipeline"):
+        label_efficiency_curve({"it": estimator}, *digits, cv=2, label_fractions=(0.5,))
+    assert not fits
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc", "f1", "recall"])
+def test_a_scorer_for_other_labels_is_refused_before_any_fit(scoring, digits):
+    log = new_log()
+    pipe = make_pipeline(Recorder(log), LogisticRegression())
+    message = rf"scoring='{scoring}' cannot score labels of the classes \[0, 1, .*; pass another"
+    with pytest.raises(ValueError, match=message):
+        label_efficiency_curve(pipe, *digits, cv=2, label_fractions=(0.5,), scoring=scoring)
+    assert not log["fits"]
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc_ovr", "neg_log_loss", "f1_macro", "top_k_accuracy"])
+def test_scorers_by_name(scoring, digits):
+    curve = label_efficiency_curve(
+        GaussianNB(), *digits, cv=2, label_fractions=(0.5,), n_repeats=1, scoring=scoring
+    )
+    assert np.isfinite(curve.mean).all()
+
+
+def test_several_without_names_are_refused(digits):
+    pipe = make_pipeline(PCA(5), LogisticRegression())
+    for estimators in ([GaussianNB(), GaussianNB()], [pipe], [("a", GaussianNB()), GaussianNB()]):
+        with pytest.raises(TypeError, match="without a name; pass a dict of name to estimator"):
+            label_efficiency_curve(estimators, *digits, cv=2, label_fractions=(0.5,))
 
 
 def test_encoder_is_fitted_once_per_split_and_transforms_each_part_once():

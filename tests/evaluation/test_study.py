@@ -267,6 +267,17 @@ def test_an_estimator_that_cannot_be_known_again_is_refused_before_any_fit(digit
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_cache_that_cannot_be_written_to_is_refused_before_any_fit(digits, tmp_path):
+    fits = []
+    (tmp_path / "file").write_text("")
+    for cache in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            ValueError, match=r"cache=.*file.* must be a folder that can be written"
+        ):
+            label_efficiency_curve(FitRecorder(fits), *digits, cache=cache, **PARAMS)
+    assert fits == []
+
+
 def test_cache_is_a_folder(digits):
     with pytest.raises(TypeError, match="cache=True: must be a folder"):
         label_efficiency_curve(GaussianNB(), *digits, cache=True)
