@@ -4,7 +4,7 @@ import copy
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
@@ -325,6 +325,24 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
         probabilities : ndarray of shape (n, n_classes), float32
             In the order of `classes_`.
         """
+        return softmax(self._scaled_logits(X), axis=1).astype(np.float32)
+
+    def predict_log_proba(self, X):
+        """Logarithms of the probabilities, finite where these are too small for float32.
+
+        Parameters
+        ----------
+        X : array-like
+            As in `fit`.
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n, n_classes), float32
+            In the order of `classes_`.
+        """
+        return log_softmax(self._scaled_logits(X), axis=1).astype(np.float32)
+
+    def _scaled_logits(self, X):
         check_is_fitted(self)
         features = np.asarray(self.transformer_.transform(X))
         if np.isnan(features).any():
@@ -333,8 +351,7 @@ class CPCClassifier(ClassifierMixin, BaseEstimator):
                 f"X[{row}] cannot be read, and nothing can be predicted for it; leave such images "
                 "out."
             )
-        logits = features @ self.coef_.T + self.intercept_
-        return softmax(logits / self.temperature_, axis=1).astype(np.float32)
+        return (features @ self.coef_.T + self.intercept_) / self.temperature_
 
     def score(self, X, y, sample_weight=None):
         """Accuracy on the labelled images.

@@ -580,7 +580,7 @@ class CPCTransformer(Shipping, ClassNamePrefixFeaturesOutMixin, TransformerMixin
         -------
         features : ndarray of shape (n, rows, cols, n_components), float32
             Or as wide as `output` says. On the grid of `transform_stride`; pooling over rows and
-            columns gives `transform`.
+            columns gives `transform`, but for the mirror images of `transform_flip`.
         """
         with self._using():
             images, grid = inputs.images_and_grid(self, X)

@@ -400,6 +400,17 @@ def test_probabilities_are_those_of_the_scaled_logits():
 # Labels
 
 
+def test_logarithms_of_probabilities():
+    model = small(fine_tune=False).fit(X, y)
+    np.testing.assert_allclose(
+        model.predict_log_proba(X), np.log(model.predict_proba(X)), rtol=1e-4, atol=1e-6
+    )
+    model.coef_ = 1e4 * model.coef_
+    with np.errstate(divide="ignore"):
+        assert np.isneginf(np.log(model.predict_proba(X))).any()
+    assert np.isfinite(model.predict_log_proba(X)).all()
+
+
 def test_labels_may_be_text_or_objects_with_a_sign_for_none():
     expected = small().fit(X, PARTLY)
     names = np.array(["less", "more"])[y]
