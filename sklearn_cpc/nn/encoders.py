@@ -171,7 +171,8 @@ class ConvEncoder(nn.Module):
         windows = F.unfold(images, weight.shape[2:]).transpose(1, 2).flatten(0, 1)
         windows = windows - windows.mean(0)
         covariance = windows.T.double() @ windows.double() / len(windows)
-        variances, directions = torch.linalg.eigh(covariance)  # ascending
+        # On the CPU, lest the device choose the signs: they decide which filter is which.
+        variances, directions = torch.linalg.eigh(covariance.cpu())  # ascending
         filters = (directions / (variances.clamp_min(0) + regularisation).sqrt()).T.flip(0)
         filters = filters[: len(weight) // 2].to(weight).view(-1, *weight.shape[1:])
         weight[: 2 * len(filters)] = torch.cat([filters, -filters])

@@ -18,11 +18,11 @@ __all__ = [
 ]
 
 OBJECTIVES = ("infonce", "bce")
-# 2**23 logits are 32 MiB in float32.
-LOGITS_BUDGET = 2**23
+# 2**23 logits are 32 MiB in float32; a GPU has more room, and waits for the start of each block.
+LOGITS_BUDGETS = {"cpu": 2**23, "cuda": 2**25}
 
 
-def info_nce(predictions, targets, positives, *, logits_budget=LOGITS_BUDGET):
+def info_nce(predictions, targets, positives, *, logits_budget=None):
     """InfoNCE: pick each prediction's own target out of all targets.
 
     L_N = - mean_i log( exp(s_ii') / sum_j exp(s_ij) ),  s_ij = predictions_i . targets_j,
@@ -39,8 +39,9 @@ def info_nce(predictions, targets, positives, *, logits_budget=LOGITS_BUDGET):
         The candidates, positives among them.
     positives : LongTensor of shape (n_predictions,)
         Row of `targets` that belongs to each prediction.
-    logits_budget : int, default=2**23
-        Largest number of logits held at once; at least one row of them is.
+    logits_budget : int or None, default=None
+        Largest number of logits held at once; at least one row of them is. None: 2**23 on a CPU,
+        2**25 on CUDA.
 
     Returns
     -------
@@ -73,7 +74,7 @@ def contrast(
     *,
     objective="infonce",
     n_hard=None,
-    logits_budget=LOGITS_BUDGET,
+    logits_budget=None,
 ):
     """Tell each prediction's own target from the others, which all predictions share.
 
@@ -109,7 +110,7 @@ def contrast(
 
 
 def contrast_drawn(
-    predictions, targets, draw, n_candidates, *, objective="infonce", logits_budget=LOGITS_BUDGET
+    predictions, targets, draw, n_candidates, *, objective="infonce", logits_budget=None
 ):
     """Tell each prediction's own target from negatives of its own.
 
@@ -131,7 +132,7 @@ def contrast_drawn(
     return _run(_Drawn(draw, n_candidates), predictions, targets, objective, None, logits_budget)
 
 
-def contrast_within(predictions, targets, *, objective="infonce", logits_budget=LOGITS_BUDGET):
+def contrast_within(predictions, targets, *, objective="infonce", logits_budget=None):
     """Tell each prediction's own target from the other targets of its group.
 
     Parameters
@@ -147,7 +148,7 @@ def contrast_within(predictions, targets, *, objective="infonce", logits_budget=
         As in `contrast`, the mean over all.
     """
     n = targets.shape[1]
-    if n * n <= logits_budget:
+    if n * n <= _budget(logits_budget, predictions):
         flat = predictions.flatten(0, 1), targets.flatten(0, 1)
         return _run(_Within(n), *flat, objective, None, logits_budget)
     positives = torch.arange(n, device=targets.device)
@@ -163,10 +164,21 @@ def n_hardest(share, n_candidates):
     return max(1, min(ceil(share * (n_candidates - 1)), n_candidates - 1))
 
 
+def _budget(given, predictions):
+    if given is not None:
+        return given
+    return LOGITS_BUDGETS.get(predictions.device.type, LOGITS_BUDGETS["cpu"])
+
+
 def _run(candidates, predictions, targets, objective, n_hard, logits_budget):
     with torch.autocast(predictions.device.type, enabled=False):
         return _Contrast.apply(
-            predictions.float(), targets.float(), candidates, objective, n_hard, logits_budget
+            predictions.float(),
+            targets.float(),
+            candidates,
+            objective,
+            n_hard,
+            _budget(logits_budget, predictions),
         )
 
 

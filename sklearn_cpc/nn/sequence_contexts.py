@@ -10,6 +10,14 @@ HEAD_WIDTH = 32
 LONGEST_PERIOD = 1000  # rows or columns, of the slowest wave of the position code
 
 
+class _GRU(nn.GRU):
+    """A GRU whose copies, too, have all weights in one piece of memory, as cuDNN wants them."""
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.flatten_parameters()
+
+
 class RowGRU(nn.Module):
     """A GRU that goes down the rows, on rows that another one has read in both ways.
 
@@ -36,8 +44,8 @@ class RowGRU(nn.Module):
 
     def __init__(self, latent_dim, *, width=256, depth=1):
         super().__init__()
-        self.across = nn.GRU(latent_dim, width, batch_first=True, bidirectional=True)
-        self.down = nn.GRU(2 * width, width, num_layers=depth, batch_first=True)
+        self.across = _GRU(latent_dim, width, batch_first=True, bidirectional=True)
+        self.down = _GRU(2 * width, width, num_layers=depth, batch_first=True)
         self.expand = nn.Linear(width, latent_dim)
 
     def forward(self, z):

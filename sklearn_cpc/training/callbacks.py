@@ -186,8 +186,9 @@ class WeightAverage(Callback):
         self.n_steps_ += 1
         t = self.n_steps_
         decay = 0.0 if t == 1 else min(self.decay, (1 + t) / (10 + t))
-        for name, parameter in net.module_.named_parameters():
-            self.averages_[name].lerp_(parameter, 1 - decay)
+        weights = dict(net.module_.named_parameters())
+        averages = [self.averages_[name] for name in weights]
+        torch._foreach_lerp_(averages, list(weights.values()), 1 - decay)
 
     def on_train_end(self, net, **kwargs):
         if not self.n_steps_:

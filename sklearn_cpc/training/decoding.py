@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from functools import wraps
 from importlib import import_module
 from math import prod
@@ -204,7 +203,8 @@ def _scaled(array, size, box):
 def import_optional(module):
     """A module of the extra "images", or an error that names the extra."""
     try:
-        return sys.modules.get(module) or import_module(module)
+        # Not sys.modules, where a module is that another thread is still in the midst of importing.
+        return import_module(module)
     except ImportError as error:
         package = {"PIL": "pillow"}.get(name := module.partition(".")[0], name)
         raise ImportError(

@@ -5,7 +5,14 @@ import warnings
 
 import torch
 
-__all__ = ["OutOfMemory", "blocks_that_fit", "free_bytes", "held_per_image", "smaller_parts"]
+__all__ = [
+    "OutOfMemory",
+    "blocks_that_fit",
+    "free_bytes",
+    "held_per_image",
+    "is_out_of_memory",
+    "smaller_parts",
+]
 
 # torch before 2.5 has it under cuda alone.
 OutOfMemory = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
@@ -15,11 +22,18 @@ def free_bytes(device):
     """Memory that is free on the device; of the CPU, in the machine; None where it is not known."""
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch holds without using it is as free as what the device has left.
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def is_out_of_memory(error):
+    """Whether a device has run out of memory; cuBLAS and cuDNN say so in errors of their own."""
+    return isinstance(error, OutOfMemory) or "ALLOC_FAILED" in str(error)
 
 
 def held_per_image(model):
@@ -115,7 +129,9 @@ def blocks_that_fit(feed, size, embed):
                 features = embed(block)
                 yield slice(start, start + len(block)), features
                 start += len(block)
-        except OutOfMemory as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if size == 1:
                 raise OutOfMemory(
                     "Out of memory with a single image; pass a larger transform_stride, smaller "

@@ -6,6 +6,7 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import torch
 from skorch import NeuralNet
@@ -27,7 +28,7 @@ from .distributed import is_main_process, join
 from .feed import TrainingBatches
 from .held_out import HeldOut
 from .in_step import greatest, tell
-from .memory import OutOfMemory, smaller_parts
+from .memory import OutOfMemory, is_out_of_memory, smaller_parts
 from .parallel import FINE, FULL, SPOILED, DataParallel, ElsewhereError, SharedRecord
 from .shards import largest_part
 
@@ -131,7 +132,8 @@ class CPCNet(NeuralNet):
         output = self._with_gradient(batch)
         self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()))
         self.optimizer_.step()
-        return {"loss": output.loss, "y_pred": output}
+        # A number, which the device has been asked for already.
+        return {"loss": torch.tensor(self.loss_), "y_pred": output}
 
     def _with_gradient(self, batch):
         """The output of a batch, its gradient taken; in smaller parts if memory is too small."""
@@ -155,7 +157,9 @@ class CPCNet(NeuralNet):
         output, error, mine, worst = None, None, FINE, None
         try:
             output = self._forward_and_backward(batch)
-        except OutOfMemory as raised:
+        except RuntimeError as raised:
+            if not is_out_of_memory(raised):
+                raise
             error, mine = raised.with_traceback(None), FULL
         except FloatingPointError as raised:
             error, mine = raised, SPOILED
@@ -177,11 +181,14 @@ class CPCNet(NeuralNet):
         self._zero_grad_optimizer()
         outputs = []
         for output in self._outputs(batch):
-            if not torch.isfinite(output.loss):
-                raise FloatingPointError(self._diverged(output))
             output.loss.backward()
             outputs.append(replace(output, loss=output.loss.detach()))
-        return CPCOutput.joined(outputs)
+        output = CPCOutput.joined(outputs)
+        # Once in a step, with the gradient under way, the device is waited for.
+        self.loss_ = output.loss.item()
+        if not isfinite(self.loss_):
+            raise FloatingPointError(self._diverged(output))
+        return output
 
     def _outputs(self, batch):
         """What the module gives for a batch, part by part, each to be done with before the next."""
@@ -197,7 +204,7 @@ class CPCNet(NeuralNet):
         epoch = self.history[-1]
         loss, bad = "not finite in another process,", []
         if output is not None:
-            loss, is_finite = output.loss.item(), output.losses.isfinite()
+            loss, is_finite = self.loss_, output.losses.isfinite()
             bad = [h for h, ok in zip(self.module_.heads, is_finite, strict=True) if not ok]
         rate = self.optimizer_.param_groups[0]["lr"]
         return (

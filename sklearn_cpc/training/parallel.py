@@ -88,8 +88,8 @@ class DataParallel(Callback):
         grads = [p.grad for _, p in named_parameters if p.grad is not None]
         is_due = self.keeper is not None and self.world.rank == 0 and self.keeper.is_due()
         asked = torch.tensor([self.stop.requested, is_due], dtype=torch.float32, device=net.device)
-        for grad in grads:
-            grad.mul_(self.weight_)
+        if grads:
+            torch._foreach_mul_(grads, self.weight_)
         add_up([*grads, asked])
         self.stop.is_agreed, is_due = asked.bool().tolist()
         if self.keeper is not None:
@@ -206,12 +206,15 @@ def broadcast(tensors):
 
 
 def _in_buckets(tensors, send):
-    buckets = {}
+    buckets, filled = {}, {}
     for tensor in tensors:
         of_kind = buckets.setdefault(tensor.dtype, [[]])
-        if of_kind[-1] and sum(t.numel() for t in of_kind[-1]) + tensor.numel() > BUCKET:
+        total = filled.get(tensor.dtype, 0) + tensor.numel()
+        if of_kind[-1] and total > BUCKET:
             of_kind.append([])
+            total = tensor.numel()
         of_kind[-1].append(tensor)
+        filled[tensor.dtype] = total
     for bucket in (bucket for of_kind in buckets.values() for bucket in of_kind):
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
         with agreed():

@@ -68,7 +68,9 @@ def test_a_primitive_agrees_with_pillow(name, n_channels, size):
     n = 12 if n_channels < 12 else 4
     patches = eight_bit(n, n_channels, *size)
     table = autoaugment._MOVES | autoaugment._CHANGES
-    magnitudes = autoaugment._magnitude(table[name], random(n, 3, seed=1))
+    kinds = torch.full((n,), DEFAULT.index(name))
+    magnitudes = autoaugment._magnitudes(DEFAULT, kinds, random(n, 3, seed=1))
+    magnitudes = magnitudes if name == "Cutout" else magnitudes[:, 0]
     pixels, operation = patches / 255, table[name][0]
     if name in autoaugment._MOVES:
         changed = geometry.affine(pixels, operation(magnitudes))
@@ -134,7 +136,8 @@ def test_sample_pairing_of_some_patches_is_with_those_of_other_images(share):
         blend = torch.lerp
 
         def watch(some, partners, share, seen=seen, blend=blend):
-            seen.append((some.flatten(1)[:, 0].clone(), partners.flatten(1)[:, 0].clone()))
+            if some.ndim == 4:  # else magnitudes
+                seen.append((some[:, 0, 0, 0].clone(), partners[:, 0, 0, 0].clone()))
             return blend(some, partners, share)
 
         with pytest.MonkeyPatch.context() as patch:
@@ -166,10 +169,28 @@ def test_each_primitive_is_drawn_and_none_twice_for_a_patch(monkeypatch):
 
 def test_magnitudes_fill_their_range():
     u = torch.tensor([[0.0] * 3, [1.0] * 3])
-    table = autoaugment._MOVES | autoaugment._CHANGES
-    assert autoaugment._magnitude(table["Rotate"], u).tolist() == [-30, 30]
-    ends = autoaugment._magnitude(table["Cutout"], u)
-    torch.testing.assert_close(ends, torch.tensor([[0, 0, 0], [60 / 331, 1, 1]]))
+    names = ("Cutout", "Rotate", "SamplePairing")
+
+    def ends(name):
+        return autoaugment._magnitudes(names, torch.full((2,), names.index(name)), u)
+
+    torch.testing.assert_close(ends("Cutout"), torch.tensor([[0, 0, 0], [60 / 331, 1, 1]]))
+    assert ends("Rotate")[:, 0].tolist() == [-30, 30]
+    assert ends("SamplePairing")[:, 0].tolist() == pytest.approx([0, 0.4])
+    mixed = autoaugment._magnitudes(names, torch.tensor([1, 0]), u)
+    torch.testing.assert_close(mixed, torch.stack([ends("Rotate")[0], ends("Cutout")[1]]))
+
+
+@pytest.mark.parametrize("factor", [1.3, -0.2])
+def test_what_is_outside_of_the_range_is_no_other_patchs(factor):
+    """Pixels of a later `partial_fit` may be brighter or darker than those of the first fit."""
+    patches = random(6, 3, 5, 4)
+    bright = patches.clone()
+    bright[::2] = bright[::2] * factor
+    expected = colour.equalize(patches.clone())
+    changed = colour.equalize(bright.clone())
+    torch.testing.assert_close(changed[1::2], expected[1::2])
+    assert changed.isfinite().all()
 
 
 # Deformation, histogram and colour

@@ -153,7 +153,13 @@ def _refuse_two_devices(name, args, tensors, here):
         )
 
 
-WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2", "aten::masked_select")
+WAITING = (
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::_unique2",
+    "aten::masked_select",
+    "aten::bincount",
+)
 
 
 def _note_waiting(name, args, tensors, here, kwargs):
@@ -219,6 +225,7 @@ def _pretend():
         "max_memory_allocated": 0,
         "mem_get_info": (2**33, 2**34),
         "memory_allocated": 0,
+        "memory_reserved": 0,
         "reset_peak_memory_stats": None,
         "set_device": None,
         "synchronize": None,

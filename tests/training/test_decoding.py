@@ -3,6 +3,8 @@
 import io
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -180,6 +182,19 @@ def test_what_is_no_image_is_named(read, tmp_path):
         read(tmp_path / "empty.tif")
     with pytest.raises(BrokenImageError, match=r"none.png is no file; check the path"):
         read(tmp_path / "none.png")
+
+
+def test_a_thread_waits_for_a_reader_that_another_one_is_importing(tmp_path, monkeypatch):
+    """Pillow takes longer to import than a second file takes to be opened."""
+    (tmp_path / "slow_reader.py").write_text("import time\ntime.sleep(0.5)\nvalue = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(lambda: decoding.import_optional("slow_reader").value)]
+        while "slow_reader" not in sys.modules:
+            time.sleep(0.01)
+        found += [pool.submit(lambda: decoding.import_optional("slow_reader").value)]
+        assert [each.result() for each in found] == [1, 1]
+    del sys.modules["slow_reader"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")

@@ -64,18 +64,24 @@ def apply_primitives(patches, names, n_primitives, generator=None, *, among=None
     for _ in range(n_primitives):
         kinds.append(rank.argmax(1))  # faster than topk, which sorts
         rank.scatter_(1, kinds[-1][:, None], -1)
-    counts = torch.stack([own.bincount(minlength=len(names)) for own in kinds]).tolist()
+    # Not bincount, in which a GPU is waited for twice each time.
+    counts = torch.zeros(n_primitives, len(names), dtype=torch.long, device=patches.device)
+    kinds = torch.stack(kinds)
+    counts = counts.scatter_add_(1, kinds, kinds.new_ones(1).expand_as(kinds)).tolist()
     changed = torch.empty_like(patches, memory_format=torch.contiguous_format)
     for own, n_each in zip(kinds, counts, strict=True):
         u = torch.rand(n, 3, device=patches.device, generator=generator)
+        order = own.argsort(stable=True)
+        groups = dict(zip(names, order.split(n_each), strict=True))
+        magnitudes = _magnitudes(names, own.index_select(0, order), u.index_select(0, order))
+        settings = dict(zip(names, magnitudes.split(n_each), strict=True))
         partners = None
-        groups = dict(zip(names, own.argsort(stable=True).split(n_each), strict=True))
         if "SamplePairing" in groups:
             everyone, rows = patches, groups["SamplePairing"]
             if among is not None:
                 everyone, rows = among[0], among[1].index_select(0, rows)
             partners = everyone.index_select(0, _far_away(rows, len(everyone), generator))
-        patches = _one_each(patches, groups, u, partners, changed)
+        patches = _one_each(patches, groups, settings, partners, changed)
     return patches
 
 
@@ -85,29 +91,34 @@ def _far_away(rows, n, generator):
     return (rows + offset) % max(n, 1)
 
 
-def _one_each(patches, groups, u, partners, into):
+def _one_each(patches, groups, settings, partners, into):
     """Write the changed patches of each primitive; `partners` are those of "SamplePairing"."""
-    u = u.index_select(0, torch.cat(list(groups.values())))
-    settings = dict(zip(groups, u.split([len(own) for own in groups.values()]), strict=True))
-
     moves = [name for name in groups if name in _MOVES]
     if moves:
-        matrices = [_MOVES[name][0](_magnitude(_MOVES[name], settings[name])) for name in moves]
+        matrices = [_MOVES[name][0](settings[name][:, 0]) for name in moves]
         own = torch.cat([groups.pop(name) for name in moves])
         change_rows(patches, own, geometry.affine, torch.cat(matrices), into=into)
     for name, own in groups.items():
         if name in _CHANGES:
-            magnitude = _magnitude(_CHANGES[name], settings[name])
-            change_rows(patches, own, _CHANGES[name][0], magnitude, into=into)
+            change, low, _ = _CHANGES[name]
+            magnitude = settings[name] if isinstance(low, tuple) else settings[name][:, 0]
+            change_rows(patches, own, change, magnitude, into=into)
         else:
-            share = _PAIRING * settings[name][:, :1, None, None]
+            share = settings[name][:, :1, None, None]
             change_rows(patches, own, torch.lerp, partners, share, into=into)
     return into
 
 
-def _magnitude(primitive, u):
-    """(n,), or as many columns as the ends of the range have numbers."""
-    _, low, high = primitive
-    if isinstance(low, float):
-        u = u[:, 0]
-    return torch.lerp(constant(low, u), constant(high, u), u)
+def _magnitudes(names, kinds, u):
+    """Of each patch's primitive, names[kind]: (n, 3), of which most use the first column."""
+    low, high = (
+        constant(ends, u).index_select(0, kinds)
+        for ends in zip(*(_ends(name) for name in names), strict=True)
+    )
+    return torch.lerp(low, high, u)
+
+
+def _ends(name):
+    """The ends of a primitive's range, three numbers each."""
+    _, *ends = (_MOVES | _CHANGES | {"SamplePairing": (None, 0.0, _PAIRING)})[name]
+    return [end if isinstance(end, tuple) else (end,) * 3 for end in ends]

@@ -110,7 +110,8 @@ def equalize(patches, magnitude=None):
     """
     n_rows = patches.shape[0] * patches.shape[1]
     first = 256 * torch.arange(n_rows, device=patches.device)[:, None]
-    levels = (patches * 255).round_().view(n_rows, -1).long().add_(first).view(-1)
+    levels = (patches * 255).round_().clamp_(0, 255)  # what lies outside is another patch's place
+    levels = levels.view(n_rows, -1).long().add_(first).view(-1)
     counts = patches.new_zeros(256 * n_rows)
     counts.scatter_add_(0, levels, counts.new_ones(1).expand_as(levels))
     counts = counts.view(n_rows, 256)

@@ -181,14 +181,16 @@ def cutout(patches, squares):
         width; what lies outside is cut off.
     """
     height, width = patches.shape[2:]
+    sides = constant((float(height), float(width)), squares)
     size = (squares[:, :1] * min(height, width)).round_()
-    covered = []
-    for share, side in ((squares[:, 1:2], height), (squares[:, 2:3], width)):
-        first = (share * side).floor_() - (size / 2).floor_()
-        # A side of 0 covers nothing, as no distance from the middle is below 0.
-        reach = (size - 1) / 2
-        middle = first + (reach - (side - 1) / 2)
-        covered.append((centred(side, squares) - middle).abs_().le_(reach))
-    rows, cols = covered
+    # Of both axes side by side.
+    first = (squares[:, 1:] * sides).floor_().sub_((size / 2).floor_())
+    # A side of 0 covers nothing, as no distance from the middle is below 0.
+    reach = (size - 1) / 2
+    middle = first.add_(reach - (sides - 1) / 2)
+    axis = constant((0.0,) * height + (1.0,) * width, squares)
+    places = torch.cat([centred(height, squares), centred(width, squares)])
+    covered = (places - middle.index_select(1, axis.long())).abs_().le_(reach)
+    rows, cols = covered.split([height, width], 1)
     is_covered = rows[:, None, :, None] * cols[:, None, None]
     return patches.mul_(1 - is_covered).add_(is_covered, alpha=GREY)
