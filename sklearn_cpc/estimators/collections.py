@@ -1,13 +1,16 @@
 """Features of collections that no single process holds: dask arrays, several processes."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
+from torch.utils.data import Dataset, Subset
 
-from ..training.distributed import in_step, join
+from ..training import digest
+from ..training.distributed import from_main, in_step, join
 from ..training.in_step import agreed
 from .files import written_whole
 
@@ -72,11 +75,13 @@ def transform_shared(transformer, X, folder=None, *, rows_per_file=100_000):
     transformer : CPCTransformer
         Fitted, the same in all processes.
     X : array-like
-        All images, as in `transformer.transform`; each process reads its rows only, by slices.
+        All images, as in `transformer.transform`; each process reads its rows only, by slices. A
+        folder knows the images by their number alone.
     folder : str, Path or None, default=None
         Where the features are written, file by file, as ``rows-000000000000-000000100000.npy``. A
         file that is there is kept: an interrupted run goes on where it was, with any number of
-        processes. None: they are brought together in the memory of every process.
+        processes; ``run.json`` says what the features are of. None: they are brought together in
+        the memory of every process.
     rows_per_file : int, default=100_000
         Images whose features go into one file.
 
@@ -88,7 +93,8 @@ def transform_shared(transformer, X, folder=None, *, rows_per_file=100_000):
     Raises
     ------
     ValueError
-        If `rows_per_file` is below 1, or a file that is there has another shape.
+        If `rows_per_file` is below 1, or the folder has features of other weights, settings,
+        numbers of images or rows per file.
     FailedElsewhereError
         If it has failed in another process.
     """
@@ -101,12 +107,24 @@ def transform_shared(transformer, X, folder=None, *, rows_per_file=100_000):
         return _gathered(transformer, X, join())
 
 
+def _n_rows(X):
+    return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+def _rows(X, start, stop):
+    if isinstance(X, Dataset):  # which has no slices
+        return Subset(X, range(start, stop))
+    return X[start:stop]
+
+
 def _gathered(transformer, X, world):
-    n = len(X)
+    n = _n_rows(X)
     ends = [n * part // world.size for part in range(world.size + 1)]
     start, stop = ends[world.rank : world.rank + 2]
     width = transformer.get_feature_names_out().shape[0]
-    mine = transformer.transform(X[start:stop]) if stop > start else np.empty((0, width), "f4")
+    mine = np.empty((0, width), "f4")
+    if stop > start:
+        mine = transformer.transform(_rows(X, start, stop))
     if world.size == 1:
         return mine
     sizes = [b - a for a, b in pairwise(ends)]
@@ -121,15 +139,40 @@ def _gathered(transformer, X, world):
 def _write_rows(transformer, X, folder, rows_per_file, world):
     folder.mkdir(parents=True, exist_ok=True)
     width = transformer.get_feature_names_out().shape[0]
-    starts = range(0, len(X), rows_per_file)
+    n = _n_rows(X)
+    from_main(lambda: _check_run(folder, transformer, n, rows_per_file))
+    starts = range(0, n, rows_per_file)
     for start in starts[world.rank :: world.size]:
-        stop = min(len(X), start + rows_per_file)
+        stop = min(n, start + rows_per_file)
         path = folder / f"rows-{start:012d}-{stop:012d}.npy"
         if path.exists():
             _check_shape(path, (stop - start, width))
             continue
         with written_whole(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, transformer.transform(X[start:stop]))
+            np.save(file, transformer.transform(_rows(X, start, stop)))
+
+
+def _check_run(folder, transformer, n_rows, rows_per_file):
+    """Refuse a folder of other features; what is there says what it is of."""
+    path = folder / "run.json"
+    state = transformer.net_.module_.state_dict()
+    names = ("output", "pooling", "transform_stride", "transform_flip")
+    run = {
+        "weights": digest(state),
+        "rows": n_rows,
+        "rows_per_file": rows_per_file,
+        "settings": {name: repr(getattr(transformer, name)) for name in names},
+    }
+    if not path.exists():
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(run), encoding="utf-8")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if differing := [name for name in run if found.get(name) != run[name]]:
+        raise ValueError(
+            f"{folder} holds features of another run, with other {', '.join(differing)}; pass "
+            "another folder, or delete this one."
+        )
 
 
 def _check_shape(path, shape):

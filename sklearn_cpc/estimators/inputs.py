@@ -152,8 +152,9 @@ def _warn_of_another_range(estimator, images, ends=None):
     scale, dtype = estimator.pixel_scale_, np.dtype(images.data.dtype).name
     trained = (getattr(estimator, "training_data_", None) or {}).get("dtype", dtype)
     is_same = dtype == trained
-    # uint8 has one scale; files of one kind are not read twice.
-    if is_same and (dtype == "uint8" or isinstance(images.data, LazyImages)):
+    # uint8 has one scale; of few files none is read twice.
+    is_read_again = isinstance(images.data, LazyImages) and len(images) < 2 * LAZY_ROWS_SEEN
+    if is_same and (dtype == "uint8" or is_read_again):
         return
     low, high = ends or _range_seen(images, is_same)
     span = scale.high - scale.low

@@ -9,6 +9,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ._optional import import_optional
@@ -250,6 +251,8 @@ def pack(state):
             return [visit(v, (*path, str(i))) for i, v in enumerate(value)]
         if value is None or isinstance(value, bool | int | float | str):
             return value
+        if isinstance(value, np.generic):
+            return visit(value.item(), path)
         raise TypeError(
             f"{'/'.join(path)}={value!r:.100} cannot be kept in a checkpoint; a state may hold "
             "dicts with names, lists, tensors, numbers, strings and None."

@@ -42,7 +42,11 @@ CONVERTED = {"1": "L", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "PA": "RGBA
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # of EXIF: those that swap height and width
 # Modes whose channels are grey or red, green and blue, and perhaps transparency.
 COLOURS = {"L", "LA", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
-BITS_PER_SAMPLE = 258
+# Tags of a TIFF, and what they may say.
+NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, SAMPLE_FORMAT = 254, 258, 277, 339
+REDUCED_OR_MASK = 0b101  # a page that is a smaller copy, or says where another one counts
+UNSIGNED, SIGNED = 1, 2
+ALPHA = (1, 2)  # of extra samples
 RGB_PHOTOMETRIC = 2  # of a TIFF
 OFFSETS_AND_LENGTHS = ((273, 279), (324, 325))  # of a TIFF's strips, and of its tiles
 
@@ -237,14 +241,18 @@ def _image(file):
         if file.read(4) not in TIFF_STARTS:
             raise
         return None
-    return None if _loses_bits(image) else image
+    return None if image.format == "TIFF" and _is_read_by_half(image) else image
 
 
-def _loses_bits(image):
-    """Whether pillow would read a TIFF of several channels with eight bits of more."""
-    if image.format != "TIFF" or len(image.getbands()) == 1:
-        return False
-    return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
+def _is_read_by_half(image):
+    """Whether pillow would read a TIFF with fewer channels or bits, or with another sign."""
+    n_bands, n_samples = len(image.getbands()), image.tag_v2.get(SAMPLES_PER_PIXEL, 1)
+    n_bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    kind = image.tag_v2.get(SAMPLE_FORMAT, (UNSIGNED,))[0]
+    loses_channels = n_bands != n_samples or image.mode == "RGBX"
+    loses_bits = n_bands > 1 and n_bits > 8
+    takes_sign = (n_bits, kind) in ((8, SIGNED), (32, UNSIGNED))
+    return loses_channels or loses_bits or takes_sign
 
 
 def _pages(image):
@@ -254,7 +262,8 @@ def _pages(image):
         return
     for page in range(image.n_frames):
         image.seek(page)
-        yield image
+        if not page or not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_OR_MASK:
+            yield image
 
 
 def _target_mode(image):
@@ -341,7 +350,8 @@ def _kind_of_series(series):
     sizes = dict(zip(series.axes, series.shape, strict=True))
     n_channels = int(np.prod(series.shape)) // (sizes["Y"] * sizes["X"])
     page = series.keyframe
-    is_colour = page.photometric == RGB_PHOTOMETRIC and page.samplesperpixel in (3, 4)
+    has_alpha = page.samplesperpixel == 4 and tuple(page.extrasamples)[:1] in ((a,) for a in ALPHA)
+    is_colour = page.photometric == RGB_PHOTOMETRIC and (page.samplesperpixel == 3 or has_alpha)
     has_colours = n_channels == 1 or (is_colour and n_channels == page.samplesperpixel)
     shape = sizes["Y"], sizes["X"], n_channels
     return ImageKind(shape, np.dtype(series.dtype).newbyteorder("="), has_colours)

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from math import isqrt
+from math import isqrt, prod
 from numbers import Integral
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 __all__ = ["Images", "PixelScale", "as_images"]
 
 ROWS_AT_ONCE = 256
+NUMBERS_AT_ONCE = 2**22
 ROWS_FOR_MOMENTS = 10_000
 # Floats that stand for missing pixels, and dwarf all others. A raster of float32 keeps its mark
 # when it is read as float64.
@@ -172,8 +173,9 @@ class PixelScale:
             )
         step = max(1, -(-len(images) // ROWS_FOR_MOMENTS))
         total, squares, count = 0.0, 0.0, 0
-        for start in range(0, len(images), ROWS_AT_ONCE * step):
-            block = images.rows(slice(start, start + ROWS_AT_ONCE * step, step))
+        n_rows = _rows_at_once(images)
+        for start in range(0, len(images), n_rows * step):
+            block = images.rows(slice(start, start + n_rows * step, step))
             block = (block.astype(np.float64) - low) / (high - low)
             total += block.sum((0, 2, 3))
             squares += np.square(block).sum((0, 2, 3))
@@ -209,13 +211,13 @@ def pixel_range(images):
     """The least and the greatest pixel, read in blocks."""
     if images.data.dtype.kind == "f":
         return _float_range(images)
-    ends = [(rows.min(), rows.max()) for rows in map(images.rows, _blocks(len(images)))]
+    ends = [(rows.min(), rows.max()) for rows in map(images.rows, _blocks(images))]
     return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 
 
 def _float_range(images):
     low, high = np.inf, -np.inf
-    for block in _blocks(len(images)):
+    for block in _blocks(images):
         rows = images.rows(block)
         least, greatest = rows.min(), rows.max()  # NaN if any is
         if not (np.isfinite(least) and np.isfinite(greatest)):
@@ -246,7 +248,7 @@ def _warn_of_sign(images, low, high):
     if low not in SIGNS or high == low:
         return
     n_pixels, least = 0, high
-    for rows in map(images.rows, _blocks(len(images))):
+    for rows in map(images.rows, _blocks(images)):
         others = rows[rows > low]
         n_pixels += rows.size - others.size
         least = min(least, float(others.min())) if others.size else least
@@ -262,5 +264,11 @@ def _warn_of_sign(images, low, high):
     )
 
 
-def _blocks(n):
-    return [slice(start, min(n, start + ROWS_AT_ONCE)) for start in range(0, n, ROWS_AT_ONCE)]
+def _rows_at_once(images):
+    """Few where images are large: they are held in float64."""
+    return max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // prod(images.shape)))
+
+
+def _blocks(images):
+    n, n_rows = len(images), _rows_at_once(images)
+    return [slice(start, min(n, start + n_rows)) for start in range(0, n, n_rows)]

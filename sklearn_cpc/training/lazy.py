@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .images import MARKS
+
 __all__ = ["LazyImages", "LazyPart", "SlicedArray"]
 
 ROWS_AT_ONCE = 256
@@ -57,7 +59,19 @@ class LazyImages:
                 f"Input X contains NaN or infinity (in {self._name(bad)}); pixels must be finite: "
                 "replace them, or leave those images out."
             )
+        if self.dtype.kind == "f" and read.size:
+            self._refuse_marks(rows, read)
         return read
+
+    def _refuse_marks(self, rows, read):
+        """As in memory: numbers that mark missing pixels, and dwarf all others."""
+        mark = next((float(x) for x in (read.min(), read.max()) if float(x) in MARKS), None)
+        if mark is not None:
+            bad = rows[int(np.argmax((read == mark).any(tuple(range(1, read.ndim)))))]
+            raise ValueError(
+                f"Input X contains {mark:.8g}, {MARKS[mark]} (in {self._name(bad)}), which marks "
+                "missing pixels; replace them, or leave those images out."
+            )
 
     def _name(self, row):
         return f"image {row}"
@@ -111,16 +125,33 @@ class SlicedArray(LazyImages):
         if not len(rows):
             return np.empty((0, *self.shape[1:]), self.dtype)
         if (np.diff(rows) == 1).all():
-            return np.asarray(self.data[int(rows[0]) : int(rows[-1]) + 1])
+            return self._slice(int(rows[0]), int(rows[-1]) + 1)
         unique, places = np.unique(rows, return_inverse=True)
         read = np.empty((len(unique), *self.shape[1:]), self.dtype)
         starts = np.flatnonzero(np.diff(unique // self.chunk, prepend=-1))
         for start, stop in zip(starts, [*starts[1:], len(unique)], strict=True):
             wanted = unique[start:stop]
             first = int(wanted[0])
-            block = np.asarray(self.data[first : int(wanted[-1]) + 1])
+            block = self._slice(first, int(wanted[-1]) + 1)
             read[start:stop] = block[wanted - first]
         return read[places]
+
+    def _slice(self, start, stop):
+        """These rows, which must be the numbers that the array says to have."""
+        block = self.data[start:stop]
+        if np.ma.is_masked(block):
+            raise ValueError(
+                f"X has masked pixels in images {start} to {stop - 1}, and a mask would be lost; "
+                "replace them, or leave those images out."
+            )
+        block = np.asarray(block)
+        if block.dtype.newbyteorder("=") != self.dtype.newbyteorder("="):
+            raise ValueError(
+                f"X is said to have pixels of {self.dtype}, and gives {block.dtype} when it is "
+                "read, as netCDF variables do that are scaled; pass one that gives what is stored, "
+                "such as after set_auto_maskandscale(False)."
+            )
+        return block
 
 
 def _chunk_length(data):

@@ -1,7 +1,10 @@
 """Features of what no memory holds."""
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 
 from sklearn_cpc.estimators.collections import read_shared, transform_blocks, transform_shared
 
@@ -65,7 +68,8 @@ def test_files_are_written_once_and_an_interrupted_run_goes_on(cpc, tmp_path, mo
     folder = tmp_path / "features"
     assert transform_shared(cpc, X, folder, rows_per_file=8) is None
     names = sorted(path.name for path in folder.iterdir())
-    assert names == [f"rows-{a:012d}-{b:012d}.npy" for a, b in ((0, 8), (8, 16), (16, 20))]
+    expected = [f"rows-{a:012d}-{b:012d}.npy" for a, b in ((0, 8), (8, 16), (16, 20))]
+    assert names == [*expected, "run.json"]
     (folder / names[1]).unlink()
     with pytest.raises(ValueError, match=r"has no features of rows 8 to 16; run transform_shared"):
         read_shared(folder)
@@ -84,6 +88,51 @@ def test_files_of_another_run_are_refused(cpc, tmp_path):
     message = r"rows-0+-0+20.npy is there with features of shape \(20, 7\), and \(20, 32\) would be"
     with pytest.raises(ValueError, match=message):
         transform_shared(cpc, X, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"rows_per_file": 8}, "rows_per_file"),
+        ({"X": X[:15]}, "rows"),
+        ({"pooling": "mean"}, "settings"),
+        ({"random_state": 5}, "weights"),
+    ],
+)
+def test_features_of_another_run_are_not_taken_for_ones_own(change, what, cpc, tmp_path):
+    transform_shared(cpc, X, tmp_path, rows_per_file=7)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = copy.copy(cpc)
+    if what in ("settings", "weights"):
+        other.set_params(**change)
+        other = other if what == "settings" else other.fit(X)
+        change = {}
+    given = {"X": X, "rows_per_file": 7} | change
+    with pytest.raises(ValueError, match=f"features of another run, with other {what}; pass"):
+        transform_shared(other, given["X"], tmp_path, rows_per_file=given["rows_per_file"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_arrays_without_len_and_datasets(cpc, tmp_path):
+    class Stored:
+        shape, dtype = X.shape, X.dtype
+
+        def __getitem__(self, index):
+            return X[index]
+
+    class Items(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, row):
+            return X[row]
+
+    expected = cpc.transform(X)
+    for i, given in enumerate((Stored(), Items())):
+        np.testing.assert_allclose(transform_shared(cpc, given), expected, atol=1e-6)
+        transform_shared(cpc, given, tmp_path / str(i), rows_per_file=7)
+        found = np.concatenate(read_shared(tmp_path / str(i)))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_bad_settings_are_refused(cpc, tmp_path):

@@ -147,6 +147,54 @@ def test_a_tiff_of_five_channels_is_read_by_tifffile(tmp_path):
     same(tmp_path / "a.tif", array)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize(
+    ("n_channels", "photometric", "planar"),
+    [
+        (2, "minisblack", "contig"),
+        (2, "minisblack", "separate"),
+        (3, "minisblack", "separate"),
+        (4, "rgb", "contig"),
+        (4, "rgb", "separate"),
+        (5, "rgb", "contig"),
+        (6, "rgb", "contig"),
+    ],
+)
+def test_no_channel_of_a_tiff_is_lost(dtype, n_channels, photometric, planar, tmp_path):
+    """Such as near infrared beside colours: extra samples that nobody has said the meaning of."""
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(16, 12, n_channels, dtype=dtype)
+    given_ = np.moveaxis(array, 2, 0) if planar == "separate" else array
+    n_extra = n_channels - (3 if photometric == "rgb" else 1)
+    extra = ["unspecified"] * n_extra
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, given_, photometric=photometric, planarconfig=planar, extrasamples=extra)
+    assert header(path) == ((16, 12, n_channels), np.dtype(dtype))
+    np.testing.assert_array_equal(pixels(path), array)
+    assert not decoding.examine(path).has_colours
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint32", "int16", "int32"])
+def test_numbers_of_a_tiff_keep_their_sign(dtype, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    ends = np.iinfo(dtype)
+    array = np.array([[ends.min, ends.max], [1, ends.max - 3]], dtype)
+    tifffile.imwrite(tmp_path / "a.tif", array)
+    read = pixels(tmp_path / "a.tif")[:, :, 0]
+    np.testing.assert_array_equal(read.astype(np.int64), array)
+    assert header(tmp_path / "a.tif")[1] == read.dtype
+
+
+def test_smaller_copies_in_a_tiff_are_no_channels(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    array = noise(32, 32, 3)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(array, photometric="rgb", tile=(16, 16))
+        file.write(array[::2, ::2].copy(), photometric="rgb", tile=(16, 16), subfiletype=1)
+    assert header(tmp_path / "a.tif")[0] == (32, 32, 3)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), array)
+
+
 def test_a_tiff_without_rows_and_columns_is_refused(tmp_path, monkeypatch):
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "a.tif", noise(7, 5, 3, dtype=np.uint16), photometric="rgb")

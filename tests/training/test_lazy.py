@@ -18,7 +18,7 @@ from sklearn_cpc.training.lazy import LazyPart, SlicedArray
 from sklearn_cpc.training.read_ahead import read_ahead
 from sklearn_cpc.training.sources import as_paths, check_resize
 
-from ..estimators.toys import images, save_images
+from ..estimators.toys import images, save_images, tiny
 
 X = images(30)
 X.setflags(write=False)
@@ -307,6 +307,49 @@ def test_pixels_that_are_not_finite_are_named(paths, tmp_path):
     pytest.importorskip("PIL.Image").fromarray(wide[3]).save(tmp_path / "wide.tif")
     with pytest.raises(ValueError, match=r"NaN or infinity \(in .*wide.tif\)"):
         ImageFiles([tmp_path / "wide.tif"])[:]
+
+
+class Sliced:
+    """As an array on disk, of which each read gives what `read` makes of it."""
+
+    def __init__(self, array, read=lambda block: block):
+        self.array, self.read = array, read
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, index):
+        return self.read(self.array[index])
+
+
+def test_marks_of_missing_pixels_on_disk_are_refused_as_in_memory():
+    X = np.random.RandomState(0).rand(30, 8, 8).astype(np.float32)
+    cpc = tiny().fit(X)
+    X[3, 2, 2] = np.finfo(np.float32).min
+    for stored in (X, Sliced(X)):
+        with pytest.raises(ValueError, match=r"contains -3.4\d+e\+38, an end of float32 .*image 3"):
+            cpc.transform(stored)
+
+
+def test_another_scale_on_disk_is_told_of_as_in_memory():
+    X = np.random.RandomState(0).rand(30, 8, 8).astype(np.float32)
+    cpc = tiny().fit(Sliced(X))
+    for stored in (255 * X, Sliced(255 * X)):
+        with pytest.warns(UserWarning, match="float32 pixels from .* and fit had float32"):
+            cpc.transform(stored)
+
+
+@pytest.mark.parametrize("index", [slice(2, 5), np.array([5, 2])])
+def test_what_an_array_on_disk_makes_of_its_numbers_is_refused(index):
+    """NetCDF variables are masked and scaled as they are read, and say to have what is stored."""
+    X = np.arange(30 * 16, dtype=np.int16).reshape(30, 4, 4)
+    scaled = open_images(Sliced(X, lambda block: block * 0.001))
+    with pytest.raises(ValueError, match="said to have pixels of int16, and gives float64"):
+        scaled[index]
+    masked = open_images(Sliced(X, lambda block: np.ma.masked_less(block, 99999)))
+    with pytest.raises(ValueError, match="masked pixels in images 2 to"):
+        masked[index]
 
 
 @pytest.mark.parametrize("resize", [0, (4, 0), (4,), (4, 4, 4), (2.5, 4), "ab"])
