@@ -194,6 +194,7 @@ def summary(rows):
     for step in STEPS:
         own = {row["seed"]: row for row in rows if row["step"] == step}
         if not own:
+            before = {}  # the next has no step before it
             continue
         pairs = [own[s]["accuracy"] - before[s]["accuracy"] for s in sorted(set(own) & set(before))]
         found[step] = {
@@ -305,21 +306,23 @@ def parse():
     options.steps = [s.strip() for s in options.steps.split(",")] if options.steps else list(STEPS)
     if unknown := sorted(set(options.steps) - set(STEPS)):
         parser.error(f"--steps: {unknown} are unknown; there are {list(STEPS)}.")
+    if options.seeds < 1:
+        parser.error("--seeds must be at least 1.")
+    if options.quick and options.out == parser.get_default("out"):
+        options.out = Path("ablation_quick.jsonl")  # no result beside results
     if options.precision == "auto":
         options.precision = "bf16" if has_native_bf16() else "float32"
     return options
 
 
-def wanted(options):
-    """The keys of all rows, a whole seed after the other."""
+def wanted(options, steps):
+    """The keys of all rows of these steps, a whole seed after the other."""
     setting = SETTINGS[options.setting] | (QUICK if options.quick else {})
     if options.epochs is not None:
         setting = setting | {"cpc": setting["cpc"] | {"max_epochs": options.epochs}}
     shared = {"setting": options.setting, "precision": options.precision, **setting}
     return [
-        {"step": step, "seed": seed} | shared
-        for seed in range(options.seeds)
-        for step in options.steps
+        {"step": step, "seed": seed} | shared for seed in range(options.seeds) for step in steps
     ]
 
 
@@ -327,13 +330,13 @@ def main():
     options = parse()
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
-    keys, rows = known_rows(options.out, wanted(options), KEY)
+    keys, _ = known_rows(options.out, wanted(options, options.steps), KEY)
     for key in keys:
         row = measure(key, options.archive)
-        rows.append(row)
         with options.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{row['step']}, seed {row['seed']}: {row['accuracy']}, {row['random']}", flush=True)
+    _, rows = known_rows(options.out, wanted(options, STEPS), KEY)  # earlier runs' as well
     found = summary(rows)
     print("", *lines(found), "", verdict(found), sep="\n")
     first, picture = rows[0], options.out.with_suffix(".png")

@@ -261,7 +261,13 @@ def parse():
         "--out", type=Path, default=Path(__file__).parent / "results" / "cifar10.jsonl"
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    return parser.parse_args()
+    options = parser.parse_args()
+    for folder in (options.out.parent, options.save and options.save.parent):
+        if folder and not folder.is_dir():
+            parser.error(f"{folder} is no folder; make it first.")
+    if options.epochs == 0 and options.simclr_minutes is None and options.only == ["SimCLR"]:
+        parser.error("--epochs 0 --only SimCLR needs --simclr-minutes.")
+    return options
 
 
 def pretrained(options, setting, X):
@@ -410,6 +416,8 @@ def main():
         )
         print(f"{name:30} {curve.mean.round(4)}  {rows[-1]['seconds']:.0f} s", flush=True)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if torch.cuda.is_available():
+        run["peak_device_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     run["peak_memory_gib"] = round(memory, 2)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("a") as file:

@@ -162,6 +162,10 @@ def main():
     parser.add_argument("--out", type=Path, default=here / "results" / "label_efficiency.jsonl")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
+    if options.quick and options.out == parser.get_default("out"):
+        options.out = Path("label_efficiency_quick.jsonl")  # no result beside results
+    if options.save and not options.save.parent.is_dir():
+        parser.error(f"--save: {options.save.parent} is no folder; make it first.")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     setting = SETTINGS[options.setting] | (QUICK if options.quick else {})

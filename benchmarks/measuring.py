@@ -17,7 +17,7 @@ CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 
 def synchronize(device):
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def product(precision, device, side):
@@ -68,12 +68,12 @@ def peak_bytes(call, device):
     """The most memory that a call takes beyond what is held before; None where it is not known."""
     gc.collect()
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
         call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     before = _reset_peak()
     call()
     return None if before is None else max(0, _status("VmHWM") - before)

@@ -184,9 +184,13 @@ def main(argv=None):
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="see throughput.py")
     parser.add_argument("--out", type=Path, default=Path("scaling.jsonl"))
     options = parser.parse_args(argv)
+    names = options.parts.split(",")
+    if unknown := sorted(set(names) - {"images", "batch", "loss"}):
+        parser.error(f"--parts: {unknown} are unknown; there are images, batch and loss.")
     head = {"what": "run", "threads": torch.get_num_threads(), "clock": options.clock}
     head |= {"date": datetime.date.today().isoformat(), **environment()}
-    options.out.write_text(json.dumps(head) + "\n", encoding="utf-8")
+    with options.out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(head) + "\n")
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         parts = {
@@ -194,7 +198,7 @@ def main(argv=None):
             "batch": lambda: over_batches(options),
             "loss": lambda: over_loss(options),
         }
-        for name in options.parts.split(","):
+        for name in names:
             for row in parts[name]():
                 print(json.dumps(row), flush=True)
                 with options.out.open("a", encoding="utf-8") as file:

@@ -25,6 +25,7 @@ others; with one thread only.
 
 import argparse
 import datetime
+import gc
 import json
 from pathlib import Path
 
@@ -36,9 +37,10 @@ from skorch.callbacks import GradientNormClipping
 
 from sklearn_cpc import CPCTransformer
 from sklearn_cpc.estimators.inputs import transform_grid
-from sklearn_cpc.nn import pool
+from sklearn_cpc.nn import ENCODERS, pool
 from sklearn_cpc.training import ImageFeed, as_images
 from sklearn_cpc.training.feed import TrainingBatches
+from sklearn_cpc.training.memory import is_out_of_memory
 
 N_NEGATIVES = 16
 COLUMNS = (
@@ -224,6 +226,18 @@ def measure(options, encoder, side, batch, precision):
     yield common | own | {"by_flop": plain_flop / (own["gflop_per_image"] * n * 1e9)}
 
 
+def measured(options, *setting):
+    """The rows of `measure`, as many as the memory allows."""
+    try:
+        yield from measure(options, *setting)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"out of memory: {setting}", flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 def row(name, seconds, key, call, n_images, ceiling_flop, plain, device):
     """What is printed and kept of one measurement."""
     own = seconds[key]
@@ -311,6 +325,9 @@ def parse(argv):
     options = parser.parse_args(argv)
     on_gpu = torch.device(options.device).type == "cuda"
     options.encoders = options.encoders or (names if on_gpu else names.rsplit(",", 1)[0])
+    for name, known in (("encoders", list(ENCODERS)), ("precision", ["float32", "bf16"])):
+        if unknown := sorted(set(getattr(options, name).split(",")) - set(known)):
+            parser.error(f"--{name}: {unknown} are unknown; there are {known}.")
     options.product_side = options.product_side or (8192 if on_gpu else 2048)
     return options
 
@@ -326,7 +343,11 @@ def main(argv=None):
         "date": datetime.date.today().isoformat(),
         **environment(),
     }
-    options.out.write_text(json.dumps(head) + "\n", encoding="utf-8")
+    with options.out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(head) + "\n")
+    if torch.device(options.device).type == "cuda":
+        # cuDNN's convolutions have it by default; so the ceiling and linear layers have it, too.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     print("| " + " | ".join(label for _, label, _ in COLUMNS) + " |")
     print("|" + " --- |" * len(COLUMNS), flush=True)
     rows = []
@@ -334,7 +355,7 @@ def main(argv=None):
         for side in map(int, options.sides.split(",")):
             for batch in map(int, options.batches.split(",")):
                 for precision in options.precision.split(","):
-                    for values in measure(options, encoder, side, batch, precision):
+                    for values in measured(options, encoder, side, batch, precision):
                         rows.append(values)
                         print(as_text(values), flush=True)
                         with options.out.open("a", encoding="utf-8") as file:

@@ -90,14 +90,15 @@ def test_ablation_measures_what_is_missing_and_pairs_the_seeds(run, archive, tmp
     pytest.importorskip("matplotlib")
     out = tmp_path / "ablation.jsonl"
     script = "ablation", archive, "--quick", "--epochs", 1, "--out", out
-    run(*script, "--seeds", 1, "--steps", "v1,colour dropping")
+    steps = ("four directions", "colour dropping")
+    run(*script, "--seeds", 1, "--steps", "four directions,colour dropping")
     before = read(out)
-    assert [(row["step"], row["seed"]) for row in before] == [("v1", 0), ("colour dropping", 0)]
-    printed = run(*script, "--seeds", 2, "--steps", "v1,colour dropping")
+    assert [(row["step"], row["seed"]) for row in before] == [(step, 0) for step in steps]
+    printed = run(*script, "--seeds", 2, "--steps", "four directions,colour dropping")
     rows = read(out)
     # What was there is kept, and not measured again.
     assert rows[:2] == before
-    assert [(row["step"], row["seed"]) for row in rows[2:]] == [("v1", 1), ("colour dropping", 1)]
+    assert [(row["step"], row["seed"]) for row in rows[2:]] == [(step, 1) for step in steps]
     gains = [b["accuracy"] - a["accuracy"] for a, b in (rows[:2], rows[2:])]
     mean, error = np.mean(gains), abs(gains[0] - gains[1]) / 2
     assert f"{mean:+.3f} ± {error:.3f} | +0.030 |" in printed
@@ -129,18 +130,21 @@ def test_ablation_pairs_by_seed(run):
             ("v1", 0, 0.2),
             ("v1", 1, 0.4),
             ("v1", 2, 0.9),
-            ("layer norm", 1, 0.5),
-            ("layer norm", 0, 0.4),
+            ("projection", 1, 0.5),
+            ("projection", 0, 0.4),
         ]
     ]
     found = ablation.summary(rows)
     assert found["v1"]["gain"] is None
-    assert found["layer norm"]["gain"] == pytest.approx((0.15, 0.05))
-    assert "Better: layer norm (+0.150)." in ablation.verdict(found)
+    assert found["projection"]["gain"] == pytest.approx((0.15, 0.05))
+    assert "Better: projection (+0.150)." in ablation.verdict(found)
     rows[-1]["accuracy"] = 0.2
-    assert "Neither: layer norm (+0.050)." in ablation.verdict(ablation.summary(rows))
+    assert "Neither: projection (+0.050)." in ablation.verdict(ablation.summary(rows))
     rows[-1]["accuracy"], rows[-2]["accuracy"] = 0.1, 0.25
-    assert "Worse: layer norm (-0.125)." in ablation.verdict(ablation.summary(rows))
+    assert "Worse: projection (-0.125)." in ablation.verdict(ablation.summary(rows))
+    # A step after one that was not measured has none to be compared with.
+    rows.append(rows[0] | {"step": "layer norm"})
+    assert ablation.summary(rows)["layer norm"]["gain"] is None
 
 
 def test_variants_trains_once_for_what_is_read_differently(run, tmp_path):
