@@ -151,7 +151,7 @@ def label_efficiency_curve(
         scores : ndarray of shape (n_fractions, n_splits, n_repeats)
             Test scores.
         mean, std : ndarray of shape (n_fractions,)
-            Over all splits and repeats.
+            Over all splits and repeats; std divides by their number.
         fit_times, score_times : ndarray of shape (n_fractions, n_splits, n_repeats)
             Seconds for the classifier.
         transform_fit_times, transform_times : ndarray of shape (n_splits,)
