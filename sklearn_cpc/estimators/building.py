@@ -377,7 +377,8 @@ def compiled(wanted, net, feed, settings):
     if wanted and not net.module_.greedy:  # whose stages are called one by one
         try:
             encoder.compile()
-            _try_gradient(net, feed, settings)
+            encoder._compiled_call_impl = _in_training_alone(encoder)
+            _try_gradients(net, feed, settings)
         except Exception as error:
             encoder._compiled_call_impl = None
             reason = in_one_line(error)
@@ -393,19 +394,41 @@ def compiled(wanted, net, feed, settings):
         encoder._compiled_call_impl = None
 
 
-def _try_gradient(net, feed, settings):
-    """Run the encoder forward and backward once, on a batch of the size of those to come.
+def _in_training_alone(encoder):
+    """A call that is compiled where a gradient is taken; a look at features is not worth it."""
+    compiled_call = encoder._compiled_call_impl
+
+    def call(*args, **kwargs):
+        if encoder.training and torch.is_grad_enabled():
+            return compiled_call(*args, **kwargs)
+        return encoder._call_impl(*args, **kwargs)
+
+    return call
+
+
+def _try_gradients(net, feed, settings):
+    """Run the encoder forward and backward once on batches of each of the sizes to come.
 
     What is compiled is compiled here, then, and a failure is known before anything is trained.
     """
     model = net.module_.train()
     n_images = len(feed) if settings.rows is None else len(settings.rows)
     n_batches = -(-n_images // settings.batch_size)
-    images = feed.batch(slice(-(-n_images // n_batches)))
+    sizes = sorted({-(-n_images // n_batches), n_images // n_batches}, reverse=True)
     buffers = {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
-    with torch.random.fork_rng(devices=cuda_indices(net.device)):
-        with net.autocast():
-            features = model.encode_patches(model.grid.extract(images))
-        weights = [p for p in model.encoder.parameters() if p.requires_grad]
-        torch.autograd.grad(features.sum(), weights, allow_unused=True)
+    parts, model.accumulate = model.accumulate, settings.accumulate
+    try:
+        with torch.random.fork_rng(devices=cuda_indices(net.device)):
+            for size in sizes:
+                _try_gradient(net, feed.batch(slice(size)))
+    finally:
+        model.accumulate = parts
     model.encoder.load_state_dict(buffers, strict=False)
+
+
+def _try_gradient(net, images):
+    model = net.module_
+    with net.autocast():
+        features = model.encode_patches(model.grid.extract(images))
+    weights = [p for p in model.encoder.parameters() if p.requires_grad]
+    torch.autograd.grad(features.sum(), weights, allow_unused=True)

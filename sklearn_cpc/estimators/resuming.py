@@ -13,6 +13,7 @@ from ..training import (
     CheckpointFolder,
     CheckpointKeeper,
     HeldOut,
+    LazyImages,
     digest,
     split_rows,
     trained_weights,
@@ -181,12 +182,16 @@ def _described(images, scale):
     """What tells these images from others, without reading many of them."""
     n = len(images)
     chosen = np.unique(np.linspace(0, n - 1, ROWS_COMPARED).round().astype(int))
-    rows = np.concatenate([images.rows(slice(i, i + 1)) for i in chosen.tolist()])
+
+    def seen():
+        return np.concatenate([images.rows(slice(i, i + 1)) for i in chosen.tolist()])
+
+    rows = seen()
+    kind = {"n_samples": n, "shape": list(images.shape), "dtype": rows.dtype.name}
+    if isinstance(images.data, LazyImages) and not np.array_equal(rows, seen()):
+        return kind | {"pixels": "drawn anew each time"}  # such as a Dataset's random crops
     shown = torch.from_numpy(np.frombuffer(np.ascontiguousarray(rows).tobytes(), np.uint8).copy())
-    return {
-        "n_samples": n,
-        "shape": list(images.shape),
-        "dtype": rows.dtype.name,
+    return kind | {
         "range": [float(scale.low), float(scale.high)],
         # Rounded: another version of NumPy may add in another order.
         "mean": [float(f"{m:.6g}") for m in scale.mean],

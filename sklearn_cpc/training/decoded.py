@@ -52,6 +52,8 @@ class DecodedImages(LazyImages):
 
     def _check(self, drop):
         """Rows to go on with, and the `ImageKind` that holds all."""
+        if not len(self.items):
+            raise ValueError("X has no images; pass one at least.")
         act = readers.kinds_by_reading if drop else readers.kinds
         first, common, failed, n_broken, shallow = None, None, None, 0, []
         good = np.ones(len(self.items), bool)
@@ -65,6 +67,10 @@ class DecodedImages(LazyImages):
                 first, common = (row, kind), kind
             elif kind != common:
                 common = self._joined(first, common, row, kind)
+        if first is None and self.lenient:  # the first that can be read says what all are like
+            rest = range(len(self._rows_to_check(drop)), len(self.items))
+            first = next((found for found in self._each(act, rest) if _is_kind(found)), None)
+            common = first and first[1]
         if first is None or (failed and not (drop or self.lenient)):
             way_out = "" if drop or self.lenient else " Or pass broken_images='skip'."
             raise BrokenImageError(
@@ -167,6 +173,11 @@ class DecodedImages(LazyImages):
 
     def _name(self, row):
         return self.reader.name(row if self.kept is None else self.kept[row])
+
+
+def _is_kind(found):
+    """Whether an image could be read, of (row, what was found)."""
+    return not isinstance(found[1], BrokenImageError)
 
 
 def _cut(rows, length):

@@ -58,8 +58,10 @@ class ImageFeed(Dataset):
         return self.scale.apply(rows.to(self.device, non_blocking=True))
 
     def batches(self, indices):
-        """A batch for each index; the next is read ahead where it is not in memory."""
-        if self.resident is None and isinstance(self.images.data, LazyImages):
+        """A batch for each index; the next is read ahead where reading takes time of its own."""
+        # A device that computes need not wait for pages of a memory map either.
+        is_slow = isinstance(self.images.data, LazyImages) or self.device.type == "cuda"
+        if self.resident is None and is_slow:
             yield from map(self._place, read_ahead(self.images.rows, indices))
         else:
             yield from map(self.batch, indices)

@@ -8,6 +8,7 @@ import torch
 
 from . import decoding
 from .decoding import BrokenImageError, ImageKind
+from .images import as_array
 from .messages import in_one_line
 
 __all__ = ["FileReader", "ItemReader", "arrays", "kinds", "kinds_by_reading"]
@@ -106,7 +107,7 @@ class ItemReader(_Reader):
         if hasattr(image, "getbands"):
             return decoding.array_of(image)
         is_tensor = isinstance(image, torch.Tensor)
-        array = image.detach().cpu().numpy() if is_tensor else np.asarray(image)
+        array = np.asarray(as_array(image))
         if array.ndim not in (2, 3) or array.dtype.kind not in "buif":
             raise TypeError(f"shape {array.shape} and dtype {array.dtype} are no image's")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -144,6 +144,27 @@ def test_the_batch_that_auto_has_chosen_stays_however_much_memory_is_free(
     assert_same_training(one.set_params(checkpoint=None), other)
 
 
+def test_a_dataset_of_random_items_goes_on(tmp_path):
+    """Their pixels are no sign of another collection, but their number is."""
+
+    class Flipping(torch.utils.data.Dataset):
+        def __init__(self, n):
+            self.n = n
+
+        def __len__(self):
+            return self.n
+
+        def __getitem__(self, row):
+            item = X[row].copy()
+            return item[:, ::-1] if torch.rand(()) < 0.5 else item
+
+    with pytest.raises(EndedError):
+        kept(tmp_path, callbacks=[EndAt("begin", 5)]).fit(Flipping(len(X)))
+    with pytest.raises(ValueError, match="n_samples"):
+        kept(tmp_path).fit(Flipping(len(X) - 1))
+    assert kept(tmp_path).fit(Flipping(len(X))).n_iter_ == 2
+
+
 def test_without_a_random_state_a_training_goes_on_as_well(tmp_path):
     broken_off(tmp_path, random_state=None)
     cpc = kept(tmp_path, random_state=None).fit(X)

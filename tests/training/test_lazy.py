@@ -176,6 +176,26 @@ def test_an_item_that_cannot_be_had_is_named():
             DatasetImages([item])
 
 
+def test_items_of_bfloat16_and_no_items():
+    item = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    read = DatasetImages([item])[0]
+    np.testing.assert_array_equal(read, item.float().permute(1, 2, 0))
+    with pytest.raises(ValueError, match="X has no images; pass one at least"):
+        DatasetImages(Items(lambda image: image, 0))
+
+
+def test_where_broken_items_are_skipped_the_first_may_be_one():
+    def fail_at_first(image):
+        if np.array_equal(image, X[0]):
+            raise OSError("gone")
+        return image
+
+    read = DatasetImages(Items(fail_at_first, 4), broken="zeros", channels="last")
+    assert read.shape == (4, *X[0].shape)
+    np.testing.assert_array_equal(read[:], [np.zeros_like(X[0]), *X[1:4]])
+    assert list(read.broken) == [0]
+
+
 def test_a_dataset_without_length_is_refused():
     class Stream(IterableDataset):
         def __iter__(self):

@@ -267,9 +267,10 @@ def test_the_death_of_a_worker_is_an_error_and_the_checkpoint_stays(end, code, t
     if end is kill:
         cpc.set_params(checkpoint=tmp_path / "other")
     before = vars(cpc).copy()
-    # Asked once for the shape, once for the range, and then in each of three passes.
+    # Asked once for the shape, once for the range, twice for some that tell them from others, and
+    # then in each of three passes.
     with pytest.raises(WorkerError) as caught:
-        cpc.fit(Mortal(tmp_path, 4 * len(X) - 2, end))
+        cpc.fit(Mortal(tmp_path, 4 * len(X) + 14, end))
     message = (
         f"A worker process that reads images has died (exit codes {{{code}}}): a library has "
         "crashed, it was killed, or the memory was full; pass a smaller n_workers, or "
