@@ -44,7 +44,7 @@ def second_ctrl_c(folder):
 
 def death(folder):
     settings = {"checkpoint": folder / "out" / "kept", "max_epochs": 3, **PROCESSES}
-    tiny(**settings).fit(Mortal(folder, 4 * len(Items()) - 2, kill))
+    tiny(**settings).fit(Mortal(folder, 4 * len(Items()) + 14, kill))
 
 
 def full_disk(folder):
