@@ -32,7 +32,7 @@ import numpy as np
 import sklearn
 import skorch
 import torch
-from measuring import CLOCKS, product, synchronize
+from measuring import CLOCKS, new_file, product, synchronize
 from PIL import Image
 from simclr import SimCLR
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -248,7 +248,7 @@ def parse():
     parser.add_argument(
         "--only", default=[""], nargs="+", help="features whose name begins like one of these"
     )
-    parser.add_argument("--save", type=Path, help="where to write the pretrained transformer")
+    parser.add_argument("--save", type=new_file, help="where to write the pretrained transformer")
     parser.add_argument("--model", type=Path, help="what --save wrote, of the same seed")
     parser.add_argument(
         "--simclr", type=json.loads, default={}, help="SimCLR's parameters, as a JSON object"
@@ -262,9 +262,6 @@ def parse():
     )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    for folder in (options.out.parent, options.save and options.save.parent):
-        if folder and not folder.is_dir():
-            parser.error(f"{folder} is no folder; make it first.")
     if options.epochs == 0 and options.simclr_minutes is None and options.only == ["SimCLR"]:
         parser.error("--epochs 0 --only SimCLR needs --simclr-minutes.")
     return options

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from cifar10 import SETTINGS as CIFAR10
 from cifar10 import ChosenC, draw_images, environment, has_native_bf16
+from measuring import new_file
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
@@ -155,7 +156,7 @@ def main():
     parser.add_argument("archive", type=Path)
     parser.add_argument("--setting", choices=SETTINGS, default="cpu")
     parser.add_argument("--model", type=Path, help="file with the pretrained transformer")
-    parser.add_argument("--save", type=Path, help="where to write the pretrained transformer")
+    parser.add_argument("--save", type=new_file, help="where to write the pretrained transformer")
     parser.add_argument("--quick", action="store_true", help="few images, epochs and features")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=("auto", "bf16", "float32"))
@@ -164,8 +165,6 @@ def main():
     options = parser.parse_args()
     if options.quick and options.out == parser.get_default("out"):
         options.out = Path("label_efficiency_quick.jsonl")  # no result beside results
-    if options.save and not options.save.parent.is_dir():
-        parser.error(f"--save: {options.save.parent} is no folder; make it first.")
     torch.set_num_threads(options.threads)
     threadpool_limits(options.threads)
     setting = SETTINGS[options.setting] | (QUICK if options.quick else {})

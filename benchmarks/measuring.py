@@ -1,5 +1,6 @@
 """Seconds, FLOP and memory of a call, beside others in the same rounds."""
 
+import argparse
 import ctypes
 import gc
 import json
@@ -13,6 +14,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+
+
+def new_file(text):
+    """A path on the command line whose folder there is: so it is told before the work."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is no folder; make it first")
+    return path
 
 
 def synchronize(device):

@@ -207,9 +207,8 @@ def _value(text):
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return (
-            tuple(map(_value, text.split(","))) if re.fullmatch(r"[\w,-]+,[\w-]+", text) else text
-        )
+        are_names = re.fullmatch(r"[\w,-]+,[\w-]+", text)
+        return tuple(map(_value, text.split(","))) if are_names else text
 
 
 def _with_settings(estimator, settings):

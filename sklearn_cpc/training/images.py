@@ -226,19 +226,21 @@ def _float_range(images):
                 f"Input X contains NaN or infinity (first in image {bad}); pixels must be finite: "
                 "replace them, e.g. by np.nan_to_num, or leave those images out."
             )
-        _check_no_mark(rows, least, greatest, block.start)
+        check_no_mark(
+            rows, (least, greatest), lambda row, start=block.start: f"first in image {start + row}"
+        )
         low, high = min(low, least), max(high, greatest)
     return float(low), float(high)
 
 
-def _check_no_mark(rows, least, greatest, first):
-    """Refuse marks of missing pixels that dwarf all others."""
-    mark = next((float(x) for x in (least, greatest) if float(x) in MARKS), None)
+def check_no_mark(rows, ends, where):
+    """Refuse marks of missing pixels that dwarf all others; `where` gives words for a row."""
+    mark = next((float(x) for x in ends if float(x) in MARKS), None)
     if mark is None:
         return
-    bad = first + int(np.argmax((rows == mark).any((1, 2, 3))))
+    bad = int(np.argmax((rows == mark).any(tuple(range(1, rows.ndim)))))
     raise ValueError(
-        f"Input X contains {mark:.8g}, {MARKS[mark]} (first in image {bad}), which marks "
+        f"Input X contains {mark:.8g}, {MARKS[mark]} ({where(bad)}), which marks "
         "missing pixels; replace them, e.g. by np.where, or leave those images out."
     )
 

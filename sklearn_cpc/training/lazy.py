@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .images import MARKS
+from .images import check_no_mark
 
 __all__ = ["LazyImages", "LazyPart", "SlicedArray"]
 
@@ -60,18 +60,9 @@ class LazyImages:
                 "replace them, or leave those images out."
             )
         if self.dtype.kind == "f" and read.size:
-            self._refuse_marks(rows, read)
+            ends = read.min(), read.max()
+            check_no_mark(read, ends, lambda row: f"in {self._name(rows[row])}")
         return read
-
-    def _refuse_marks(self, rows, read):
-        """As in memory: numbers that mark missing pixels, and dwarf all others."""
-        mark = next((float(x) for x in (read.min(), read.max()) if float(x) in MARKS), None)
-        if mark is not None:
-            bad = rows[int(np.argmax((read == mark).any(tuple(range(1, read.ndim)))))]
-            raise ValueError(
-                f"Input X contains {mark:.8g}, {MARKS[mark]} (in {self._name(bad)}), which marks "
-                "missing pixels; replace them, or leave those images out."
-            )
 
     def _name(self, row):
         return f"image {row}"

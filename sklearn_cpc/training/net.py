@@ -6,7 +6,6 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
 
 import torch
 from skorch import NeuralNet
@@ -132,8 +131,7 @@ class CPCNet(NeuralNet):
         output = self._with_gradient(batch)
         self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()))
         self.optimizer_.step()
-        # A number, which the device has been asked for already.
-        return {"loss": torch.tensor(self.loss_), "y_pred": output}
+        return {"loss": output.loss, "y_pred": output}
 
     def _with_gradient(self, batch):
         """The output of a batch, its gradient taken; in smaller parts if memory is too small."""
@@ -184,9 +182,9 @@ class CPCNet(NeuralNet):
             output.loss.backward()
             outputs.append(replace(output, loss=output.loss.detach()))
         output = CPCOutput.joined(outputs)
-        # Once in a step, with the gradient under way, the device is waited for.
-        self.loss_ = output.loss.item()
-        if not isfinite(self.loss_):
+        # The device is waited for here, with the gradient under way, and not again by skorch.
+        output = replace(output, loss=output.loss.cpu())
+        if not output.loss.isfinite():
             raise FloatingPointError(self._diverged(output))
         return output
 
@@ -204,7 +202,7 @@ class CPCNet(NeuralNet):
         epoch = self.history[-1]
         loss, bad = "not finite in another process,", []
         if output is not None:
-            loss, is_finite = self.loss_, output.losses.isfinite()
+            loss, is_finite = output.loss.item(), output.losses.isfinite()
             bad = [h for h, ok in zip(self.module_.heads, is_finite, strict=True) if not ok]
         rate = self.optimizer_.param_groups[0]["lr"]
         return (

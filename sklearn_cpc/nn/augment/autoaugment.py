@@ -35,6 +35,14 @@ _CHANGES = {
 _PAIRING = 0.4
 
 PRIMITIVES = (*_MOVES, *_CHANGES, "SamplePairing")
+# The lower and the upper ends of the ranges, three numbers each.
+_ENDS = tuple(
+    {
+        name: row[i] if isinstance(row[i], tuple) else (row[i],) * 3
+        for name, row in (_MOVES | _CHANGES | {"SamplePairing": (None, 0.0, _PAIRING)}).items()
+    }
+    for i in (1, 2)
+)
 
 
 def apply_primitives(patches, names, n_primitives, generator=None, *, among=None):
@@ -112,13 +120,6 @@ def _one_each(patches, groups, settings, partners, into):
 def _magnitudes(names, kinds, u):
     """Of each patch's primitive, names[kind]: (n, 3), of which most use the first column."""
     low, high = (
-        constant(ends, u).index_select(0, kinds)
-        for ends in zip(*(_ends(name) for name in names), strict=True)
+        constant(tuple(ends[name] for name in names), u).index_select(0, kinds) for ends in _ENDS
     )
     return torch.lerp(low, high, u)
-
-
-def _ends(name):
-    """The ends of a primitive's range, three numbers each."""
-    _, *ends = (_MOVES | _CHANGES | {"SamplePairing": (None, 0.0, _PAIRING)})[name]
-    return [end if isinstance(end, tuple) else (end,) * 3 for end in ends]

@@ -188,9 +188,8 @@ def cutout(patches, squares):
     # A side of 0 covers nothing, as no distance from the middle is below 0.
     reach = (size - 1) / 2
     middle = first.add_(reach - (sides - 1) / 2)
-    axis = constant((0.0,) * height + (1.0,) * width, squares)
+    middle = torch.cat([middle[:, :1].expand(-1, height), middle[:, 1:].expand(-1, width)], 1)
     places = torch.cat([centred(height, squares), centred(width, squares)])
-    covered = (places - middle.index_select(1, axis.long())).abs_().le_(reach)
-    rows, cols = covered.split([height, width], 1)
+    rows, cols = (places - middle).abs_().le_(reach).split([height, width], 1)
     is_covered = rows[:, None, :, None] * cols[:, None, None]
     return patches.mul_(1 - is_covered).add_(is_covered, alpha=GREY)
